@@ -1,0 +1,3 @@
+//! The `bonafide-agent` program.
+
+fn main() {}

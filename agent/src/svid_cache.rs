@@ -1,0 +1,1 @@
+//! svid_cache

@@ -1,0 +1,1 @@
+//! Properties of what this crate parses, as plain functions over bytes.

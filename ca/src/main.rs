@@ -1,0 +1,3 @@
+//! The `bonafide-ca` program.
+
+fn main() {}

@@ -1,0 +1,102 @@
+-- The CA's database. Times are milliseconds since the Unix epoch. A row only ever grows new columns; what a
+-- node or a verifier relies on (epoch, version, bundle sequence, audit chain) never goes back.
+
+-- One row: what this database belongs to, and the counters that only grow.
+CREATE TABLE trust_domain (
+    singleton        INTEGER PRIMARY KEY CHECK (singleton = 1),
+    name             TEXT    NOT NULL,
+    root_hash        BLOB    NOT NULL CHECK (length(root_hash) = 32), -- SHA-256 of the first root's certificate
+    epoch            TEXT    NOT NULL, -- UUID; new at creation and at a restore
+    version          INTEGER NOT NULL CHECK (version >= 0), -- taken in each transaction that changes what a node may see
+    bundle_sequence  INTEGER NOT NULL CHECK (bundle_sequence >= 1),
+    highest_time     INTEGER NOT NULL  -- the latest time at which this CA acted
+) STRICT;
+
+-- Keys that sign. Private keys are files beside the database, named by `id`; none is in here.
+CREATE TABLE authority (
+    id            TEXT    PRIMARY KEY, -- issuing, root: hex of the subject key identifier; jwt: the `kid`
+    kind          TEXT    NOT NULL CHECK (kind IN ('root', 'issuing', 'jwt')),
+    certificate   BLOB,                -- DER; NULL for jwt
+    public_key    BLOB    NOT NULL,    -- SubjectPublicKeyInfo DER
+    not_before    INTEGER NOT NULL,
+    not_after     INTEGER NOT NULL,    -- jwt: no document outlives it
+    published_at  INTEGER NOT NULL,
+    active_from   INTEGER NOT NULL,    -- signs from here on, until the next one of its kind is active
+    retired_at    INTEGER,             -- stopped signing
+    withdraw_at   INTEGER              -- the last document it signed has expired
+) STRICT;
+
+CREATE TABLE node (
+    name              TEXT    PRIMARY KEY,
+    labels            TEXT    NOT NULL,  -- JSON object of strings
+    joined_at         INTEGER NOT NULL,
+    last_seen         INTEGER NOT NULL,  -- written at join, recovery, renewal and at the ends of a stream
+    current_key       BLOB    NOT NULL CHECK (length(current_key) = 32), -- SHA-256 of SubjectPublicKeyInfo
+    pending_key       BLOB    CHECK (length(pending_key) = 32), -- certified, not yet used
+    pending_since     INTEGER,
+    stale_attempts    INTEGER NOT NULL DEFAULT 0, -- refusals of an older key: a copy of its disk is in use
+    stale_last_at     INTEGER,
+    stale_last_from   TEXT
+) STRICT;
+CREATE UNIQUE INDEX node_current_key ON node (current_key);
+CREATE UNIQUE INDEX node_pending_key ON node (pending_key) WHERE pending_key IS NOT NULL;
+
+-- Older keys of a node, so that a stale copy is told from a stranger. Bounded per node.
+CREATE TABLE node_retired_key (
+    key         BLOB    PRIMARY KEY CHECK (length(key) = 32),
+    node        TEXT    NOT NULL,
+    retired_at  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX node_retired_key_node ON node_retired_key (node, retired_at);
+
+CREATE TABLE invitation (
+    id          TEXT    PRIMARY KEY, -- UUID, for records; the secret is only here as its hash
+    secret_hash BLOB    NOT NULL UNIQUE CHECK (length(secret_hash) = 32),
+    node        TEXT    NOT NULL,
+    labels      TEXT    NOT NULL,
+    replaces    INTEGER NOT NULL CHECK (replaces IN (0, 1)),
+    created_at  INTEGER NOT NULL,
+    created_by  TEXT    NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    bound_key   BLOB    CHECK (length(bound_key) = 32), -- the first key that redeemed it
+    bound_at    INTEGER,
+    bound_from  TEXT,
+    closed_at   INTEGER  -- the node synced once, or a newer invitation took its place
+) STRICT;
+CREATE INDEX invitation_node ON invitation (node) WHERE closed_at IS NULL;
+
+CREATE TABLE service (
+    id          TEXT    PRIMARY KEY, -- UUID, the opaque name in tombstones
+    path        TEXT    NOT NULL UNIQUE, -- '/photo'
+    selectors   TEXT    NOT NULL,    -- JSON array of strings, sorted
+    placements  TEXT    NOT NULL,    -- JSON array of strings, sorted: NODE, LABEL=VALUE, any
+    x509_ttl_s  INTEGER NOT NULL CHECK (x509_ttl_s > 0),
+    jwt_ttl_s   INTEGER NOT NULL CHECK (jwt_ttl_s > 0),
+    dns_names   TEXT    NOT NULL,    -- JSON array of strings
+    hint        TEXT    NOT NULL,
+    version     INTEGER NOT NULL,    -- of its last change
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL
+) STRICT;
+
+-- The audit chain: hash = SHA-256(previous hash || seq || at || kind || body, each length-prefixed). One chain
+-- per CA process; every group of records that was written together ends in a signed head.
+CREATE TABLE audit_record (
+    chain  TEXT    NOT NULL,
+    seq    INTEGER NOT NULL,
+    at     INTEGER NOT NULL,
+    kind   TEXT    NOT NULL,
+    body   TEXT    NOT NULL, -- JSON
+    hash   BLOB    NOT NULL CHECK (length(hash) = 32),
+    PRIMARY KEY (chain, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE audit_head (
+    chain      TEXT    NOT NULL,
+    seq        INTEGER NOT NULL, -- the last record of the group
+    at         INTEGER NOT NULL,
+    hash       BLOB    NOT NULL CHECK (length(hash) = 32),
+    authority  TEXT    NOT NULL, -- the issuing authority that signed
+    signature  BLOB    NOT NULL, -- ECDSA P-256 SHA-256 over 'bonafide audit head' || chain || seq || at || hash
+    PRIMARY KEY (chain, seq)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,1 @@
+//! Properties of everything that parses what a stranger sends, as plain functions over bytes.

@@ -1,0 +1,1 @@
+//! The current SVID and trust bundles, kept up to date.

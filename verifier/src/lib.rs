@@ -1,0 +1,14 @@
+//! Provable identity for services: SPIFFE IDs, X.509-SVID and JWT-SVID verification, and rustls servers and
+//! clients whose connections never outlive the credentials they were made with.
+
+pub mod clock;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod identity;
+#[cfg(feature = "jwt")]
+pub mod jwt;
+#[cfg(feature = "serve")]
+pub mod serve;
+pub mod spiffe;
+pub mod tls;
+pub mod x509;

@@ -1,0 +1,1 @@
+//! SPIFFE IDs, trust domains, trust bundles.

@@ -1,0 +1,1 @@
+//! rustls configurations from an identity.
