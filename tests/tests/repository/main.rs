@@ -1,0 +1,3 @@
+//! What holds the repository together: files that are generated from the code are as the code says.
+
+mod generated;
