@@ -1,19 +1,20 @@
 //! The Bonafide agent.
 
 mod attest;
-mod ca_client;
+pub mod ca_client;
 mod cli;
 #[doc(hidden)]
 pub mod fuzzing;
 mod generated;
-mod health;
+pub mod health;
 mod join;
 mod local_api;
-mod metrics;
+pub mod metrics;
 mod node_state;
 mod renewal;
 mod runtime_state;
-mod settings;
+pub mod settings;
+mod state_file;
 mod svid_cache;
 mod sync;
 mod view;
