@@ -7,6 +7,8 @@ pub mod fuzzing;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;
+#[cfg(feature = "tokio")]
+pub mod lifetime;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod spiffe;

@@ -1,0 +1,216 @@
+//! One connection, from what the listener gave to its end.
+
+use std::{
+    future::{Future, pending},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
+
+use super::{
+    Incoming, PrepareError, Prepared, Protocol, ServeCounters, ServeOptions,
+    admission::Slot,
+    io::WriteDeadline,
+    request::{Activity, PerRequest},
+};
+use crate::lifetime::Phase;
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(super) struct Connections<I> {
+    pub(super) incoming: I,
+    options: ServeOptions,
+    stop: CancellationToken,
+    either: Builder<Streams>,
+    http1: Builder<Streams>,
+    http2: Builder<Streams>,
+}
+
+/// Where HTTP/2 streams run: tasks that the server knows of, whose panics are counted.
+#[derive(Clone, Debug)]
+pub(super) struct Streams {
+    tasks: TaskTracker,
+    counters: Arc<ServeCounters>,
+}
+
+impl Streams {
+    pub(super) fn new(tasks: TaskTracker, counters: Arc<ServeCounters>) -> Self {
+        Self { tasks, counters }
+    }
+
+    /// Waits until all are gone, at most `limit`.
+    pub(super) async fn finished(&self, limit: Duration) {
+        self.tasks.close();
+        let _ = timeout(limit, self.tasks.wait()).await;
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let counted = CountPanic(Arc::clone(&self.counters));
+        drop(self.tasks.spawn(async move {
+            let _counted = counted;
+            stream.await
+        }));
+    }
+}
+
+/// Counts when it is dropped by a panic. tokio ends the panic at the task.
+struct CountPanic(Arc<ServeCounters>);
+
+impl Drop for CountPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked();
+            tracing::error!("a request's handler panicked; its stream is reset, the others are not affected");
+        }
+    }
+}
+
+impl<I> Connections<I> {
+    pub(super) fn new(incoming: I, options: ServeOptions, streams: Streams, stop: CancellationToken) -> Self {
+        let either = builder(&options, streams);
+        let (http1, http2) = (either.clone().http1_only(), either.clone().http2_only());
+        Self { incoming, options, stop, either, http1, http2 }
+    }
+}
+
+impl<I: Incoming> Connections<I> {
+    /// Prepares `raw`, serves it to its end.
+    pub(super) async fn run<S, B>(self: Arc<Self>, raw: I::Raw, mut slot: Slot, service: S)
+    where
+        S: tower_service::Service<Request<hyper::body::Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match self.prepare(raw, &slot).await {
+            Some(prepared) if slot.opened() => self.serve(prepared, service).await,
+            _ => (),
+        }
+    }
+
+    async fn prepare(&self, raw: I::Raw, slot: &Slot) -> Option<Prepared<I::Io>> {
+        // Boxed: its size shall not stay with the connection for its whole life.
+        let preparing = Box::pin(timeout(self.options.prepare_deadline, self.incoming.prepare(raw)));
+        let prepared = tokio::select! {
+            biased;
+            () = slot.dropped().cancelled() => return None,
+            prepared = preparing => prepared,
+        };
+        match prepared {
+            Ok(Ok(prepared)) => return Some(prepared),
+            Ok(Err(error)) => error.log(),
+            Err(late) => PrepareError::broken("not-prepared-in-time", late).log(),
+        }
+        self.options.counters.failed_to_prepare();
+        None
+    }
+
+    async fn serve<S, B>(&self, prepared: Prepared<I::Io>, service: S)
+    where
+        S: tower_service::Service<Request<hyper::body::Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Prepared { io, extensions, mut lifetime, protocol } = prepared;
+        let activity = Arc::new(Activity::default());
+        let service = PerRequest { service, extensions, activity: Arc::clone(&activity) };
+        let io = TokioIo::new(WriteDeadline::new(io, self.options.write_stall));
+        let builder = match protocol {
+            None => &self.either,
+            Some(Protocol::Http1) => &self.http1,
+            Some(Protocol::Http2) => &self.http2,
+        };
+        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut idle = pin!(activity.idle_for(self.options.idle));
+        let (mut phase, mut finishing, mut rested) = (lifetime.phase(), false, false);
+        let mut goodbye = pin!(async {
+            let _ = timeout(GOODBYE, pending::<()>()).await;
+        });
+        loop {
+            let finish = tokio::select! {
+                biased;
+                next = lifetime.changed_from(phase) => {
+                    phase = next;
+                    match next {
+                        Phase::Open => false,
+                        Phase::Closing(reason) => {
+                            debug!(reason = reason.code(), "asking a connection to finish");
+                            true
+                        }
+                        Phase::Ended(reason) => {
+                            debug!(reason = reason.code(), "cut a connection");
+                            self.options.counters.cut();
+                            return;
+                        }
+                    }
+                }
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        debug!(%error, "connection ended with an error");
+                    }
+                    return;
+                }
+                () = self.stop.cancelled(), if !finishing => true,
+                () = idle.as_mut(), if !finishing => {
+                    rested = true;
+                    true
+                }
+                // One that rested and does not even say goodbye.
+                () = goodbye.as_mut(), if rested => return,
+            };
+            if finish && !finishing {
+                finishing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// How long a connection at rest may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+fn builder(options: &ServeOptions, streams: Streams) -> Builder<Streams> {
+    let mut builder = Builder::new(streams);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_deadline)
+        .max_headers(100)
+        .max_buf_size(64 * 1024)
+        .half_close(false)
+        .keep_alive(true);
+    let http2 = &options.http2;
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(http2.concurrent_streams)
+        .max_header_list_size(http2.header_list_bytes)
+        .max_pending_accept_reset_streams(http2.pending_resets)
+        .max_local_error_reset_streams(http2.local_resets)
+        .initial_stream_window_size(http2.stream_window)
+        .initial_connection_window_size(http2.connection_window)
+        .max_send_buf_size(http2.send_buffer)
+        .keep_alive_interval(http2.ping_interval)
+        .keep_alive_timeout(http2.ping_timeout);
+    builder
+}
