@@ -1,1 +1,165 @@
-//! health
+//! What this CA knows of its own condition, part by part: ready, degraded, unready, and why.
+//!
+//! Ready means that the CA can do its work: its store takes records, its clock is trusted, its authorities have life left, its
+//! listeners work. What is about to fail is degraded before it is unready.
+
+mod http;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+pub(crate) use self::http::router;
+
+/// A part whose condition is told by itself.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Part {
+    /// The database takes records.
+    Store,
+    /// There is room for records.
+    Disk,
+    /// The clock can be trusted to sign by.
+    Clock,
+    /// Root, issuing and JWT authority have life left, and rotate.
+    Authorities,
+    /// Nodes can reach the CA, and it presents an identity of its own.
+    NodeListener,
+    /// An operator's commands are answered.
+    AdminListener,
+}
+
+impl Part {
+    /// Every part.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Store, Self::Disk, Self::Clock, Self::Authorities, Self::NodeListener, Self::AdminListener];
+
+    /// The part's name in URLs, metrics and JSON.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Disk => "disk",
+            Self::Clock => "clock",
+            Self::Authorities => "authorities",
+            Self::NodeListener => "node-listener",
+            Self::AdminListener => "admin-listener",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The condition of a part.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum State {
+    /// Works.
+    Ready,
+    /// Works, and something has to be done before it stops.
+    Degraded,
+    /// Does not work.
+    Unready,
+}
+
+impl State {
+    /// The word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Unready => "unready",
+        }
+    }
+}
+
+/// A part's condition and, unless it is ready, the reason.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Condition {
+    /// Which part.
+    pub(crate) part: Part,
+    /// How it is.
+    pub(crate) state: State,
+    /// Why; empty if ready.
+    pub(crate) reason: String,
+}
+
+/// The condition of every part. Cloning gives another handle to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Health {
+    conditions: Arc<Mutex<Vec<Condition>>>,
+    worst: watch::Sender<State>,
+}
+
+impl Health {
+    /// Every part unready: starting.
+    pub(crate) fn new() -> Self {
+        let starting = |part| Condition { part, state: State::Unready, reason: "starting".to_owned() };
+        Self {
+            conditions: Arc::new(Mutex::new(Part::ALL.map(starting).to_vec())),
+            worst: watch::Sender::new(State::Unready),
+        }
+    }
+
+    /// Says how `part` is. A change is logged once, here.
+    pub(crate) fn set(&self, part: Part, state: State, reason: impl Into<String>) {
+        let reason: String = reason.into();
+        let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(condition) = conditions.iter_mut().find(|condition| condition.part == part) else { return };
+        let before = std::mem::replace(&mut condition.state, state);
+        let starting = condition.reason == "starting";
+        condition.reason.clone_from(&reason);
+        let worst = conditions.iter().map(|condition| condition.state).max().unwrap_or(State::Ready);
+        drop(conditions);
+        self.worst.send_if_modified(|known| std::mem::replace(known, worst) != worst);
+        match state {
+            _ if before == state => {}
+            State::Ready if starting => {}
+            State::Ready => info!(part = part.as_str(), "ready again"),
+            State::Degraded => warn!(part = part.as_str(), reason, "degraded"),
+            State::Unready => error!(part = part.as_str(), reason, "not ready"),
+        }
+    }
+
+    /// Every part's condition.
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The worst of all parts.
+    pub(crate) fn state(&self) -> State {
+        *self.worst.borrow()
+    }
+
+    /// Tells each change of the worst state.
+    pub(crate) fn changes(&self) -> watch::Receiver<State> {
+        self.worst.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_part_decides() {
+        let health = Health::new();
+        assert_eq!(health.state(), State::Unready, "nothing is ready before it says so");
+        for part in Part::ALL {
+            assert_eq!(health.state(), State::Unready);
+            health.set(part, State::Ready, "");
+        }
+        assert_eq!(health.state(), State::Ready);
+        health.set(Part::Disk, State::Degraded, "9 % free");
+        assert_eq!(health.state(), State::Degraded);
+        health.set(Part::Clock, State::Unready, "10 min behind");
+        assert_eq!(health.state(), State::Unready);
+        health.set(Part::Clock, State::Ready, "");
+        assert_eq!(health.state(), State::Degraded);
+        let disk = health.conditions().into_iter().find(|condition| condition.part == Part::Disk).unwrap();
+        assert_eq!((disk.state, disk.reason.as_str()), (State::Degraded, "9 % free"));
+    }
+}

@@ -16,3 +16,5 @@ mod quota;
 mod registry;
 mod settings;
 mod store;
+
+pub use settings::{Lifetimes, Limits, Log, LogFormat, Settings, SettingsError};

@@ -1,0 +1,133 @@
+use std::ffi::OsString;
+
+use super::file::FileLayer;
+use super::*;
+
+/// Settings from flags, environment and file.
+fn settings(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: &str) -> Result<Settings, String> {
+    let mut by_name = std::collections::BTreeMap::<&'static str, Vec<String>>::new();
+    for (name, value) in flags {
+        by_name.entry(name).or_default().push((*value).to_owned());
+    }
+    let mut layers = Layers::from_flags(by_name);
+    layers
+        .add_environment(NAMES, |name| {
+            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+        })
+        .unwrap();
+    layers.add_file(FileLayer::parse("ca.toml", file, NAMES).map_err(|error| error.to_string())?);
+    Settings::from_layers(&layers).map_err(|error| error.to_string())
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let defaults = settings(&[], &[], "").unwrap();
+    assert_eq!(defaults, Settings::new("/var/lib/bonafide/ca", None));
+    assert_eq!(defaults.listen.to_string(), "[::]:8443");
+    let shown = [
+        defaults.lifetimes.x509_svid,
+        defaults.lifetimes.jwt_svid,
+        defaults.lifetimes.node_svid,
+        defaults.lifetimes.issuing_authority,
+        defaults.lifetimes.jwt_authority,
+        defaults.lifetimes.root,
+        defaults.lifetimes.invitation,
+        defaults.lifetimes.recovery,
+    ]
+    .map(duration::print);
+    assert_eq!(shown, ["1h", "5m", "1d", "7d", "7d", "3650d", "10m", "30d"]);
+}
+
+#[test]
+fn flag_beats_environment_beats_file() {
+    let file = "x509-ttl = '3h'\njwt-ttl = '3m'\nnode-ttl = '3h'\nadvertise = ['c:3', 'c:4']";
+    let environment = [("BONAFIDE_X509_TTL", "2h"), ("BONAFIDE_JWT_TTL", "2m"), ("BONAFIDE_ADVERTISE", "b:2, b:3")];
+    let read = settings(&[("x509-ttl", "1h"), ("advertise", "a:1")], &environment, file).unwrap();
+    let shown = [read.lifetimes.x509_svid, read.lifetimes.jwt_svid, read.lifetimes.node_svid].map(duration::print);
+    assert_eq!(shown, ["1h", "2m", "3h"]);
+    assert_eq!(read.advertise.len(), 1);
+    assert_eq!(settings(&[], &environment, file).unwrap().advertise.len(), 2);
+    assert_eq!(
+        settings(&[], &[("BONAFIDE_X509_TTL", "")], file).unwrap().lifetimes.x509_svid,
+        3 * HOUR,
+        "empty: unset"
+    );
+}
+
+#[test]
+fn short_authorities_shorten_what_was_not_given() {
+    let read = settings(&[("issuing-authority-ttl", "2m"), ("jwt-authority-ttl", "3m")], &[], "").unwrap();
+    let shown = [read.lifetimes.x509_svid, read.lifetimes.node_svid, read.lifetimes.jwt_svid].map(duration::print);
+    assert_eq!(shown, ["40s", "40s", "1m"]);
+}
+
+#[test]
+fn bad_values_are_told_with_origin_and_bound() {
+    let long = format!("/{}", "d".repeat(96));
+    let cases: &[(&str, &str, &str)] = &[
+        ("x509-ttl", "9s", "must lie between 10s and 2d8h (default 1h)"),
+        ("x509-ttl", "3d", "must lie between 10s and 2d8h (default 1h)"),
+        ("x509-ttl", "0s", "must lie between 10s and 2d8h (default 1h)"),
+        ("x509-ttl", "-1s", "`-1s` is not a duration; write a number and its unit: `10s`, `5m`, `1h`, `7d`, `1h30m`"),
+        (
+            "x509-ttl",
+            "1month",
+            "`1month` is not a duration; write a number and its unit: `10s`, `5m`, `1h`, `7d`, `1h30m`",
+        ),
+        ("jwt-ttl", "3d", "must lie between 10s and 2d8h (default 5m)"),
+        ("issuing-authority-ttl", "119s", "must lie between 2m and 365d (default 7d)"),
+        ("root-ttl", "59m", "must lie between 14d and 10950d (default 3650d)"),
+        ("root-ttl", "13d", "must lie between 14d and 10950d (default 3650d)"),
+        ("invitation-ttl", "8d", "must lie between 10s and 7d (default 10m)"),
+        ("max-nodes", "0", "must be a number from 1 to 10000000 (default 100000)"),
+        ("max-nodes", "many", "must be a number from 1 to 10000000 (default 100000)"),
+        (
+            "listen",
+            "8443",
+            "must be an IP address and a port, for example `[::]:8443`, `0.0.0.0:8443` or `127.0.0.1:0`",
+        ),
+        (
+            "advertise",
+            "0.0.0.0:8443",
+            "`0.0.0.0` means every address of this machine and cannot be reached from another one; give a name or address",
+        ),
+        ("expect-root", "abc", "must be 64 hexadecimal digits, as `bonafide-ca status` shows them"),
+        ("log-format", "xml", "must be `text` or `json` (default text)"),
+        ("accept-clock", "yes", "must be `true` or `false`"),
+        (
+            "data",
+            &long,
+            "the socket in it would have a path of 109 bytes, and the system takes 107; choose a directory with a shorter path",
+        ),
+    ];
+    for (name, value, bound) in cases {
+        let variable = layers::variable_name(name);
+        let file = format!("\n{name} = '{value}'");
+        assert_eq!(settings(&[(name, value)], &[], "").unwrap_err(), format!("--{name}=`{value}`: {bound}"));
+        assert_eq!(settings(&[], &[(&variable, value)], "").unwrap_err(), format!("{variable}=`{value}`: {bound}"));
+        assert_eq!(settings(&[], &[], &file).unwrap_err(), format!("ca.toml:2:1: {name}=`{value}`: {bound}"));
+    }
+    let trust_domain = settings(&[("trust-domain", "Example.org")], &[], "").unwrap_err();
+    assert!(trust_domain.starts_with("--trust-domain=`Example.org`: "), "{trust_domain}");
+    let escape = settings(&[("log-format", "\x1b[2J")], &[], "").unwrap_err();
+    assert!(!escape.contains('\x1b'), "T-31: {escape}");
+}
+
+#[test]
+fn values_that_do_not_go_together_are_refused() {
+    let error = settings(&[("issuing-authority-ttl", "2m"), ("x509-ttl", "41s")], &[], "").unwrap_err();
+    assert_eq!(error, "--x509-ttl=`41s`: must lie between 10s and 40s (default 1h)");
+    let error = settings(&[("listen", "127.0.0.1:1"), ("health-listen", "127.0.0.1:1")], &[], "").unwrap_err();
+    assert_eq!(error, "`--listen` and `--health-listen` are both 127.0.0.1:1; give them different ports");
+    assert!(settings(&[("listen", "127.0.0.1:0"), ("health-listen", "127.0.0.1:0")], &[], "").is_ok());
+    let error = settings(&[("advertise", "a:1"), ("advertise", "a:1")], &[], "").unwrap_err();
+    assert_eq!(error, "--advertise=`a:1`: is given twice");
+    let error = settings(&[], &[], "x509-ttl = ['1h', '2h']").unwrap_err();
+    assert_eq!(error, "ca.toml:1:1: x509-ttl=`2h`: takes one value, more were given");
+}
+
+#[test]
+fn slips_in_variable_names_are_seen() {
+    let names = ["BONAFIDE_X509_TTL", "BONAFIDE_X509TTL", "BONAFIDE_SOCKET", "PATH"].map(str::to_owned);
+    assert_eq!(unknown_variables(names.into_iter()).into_iter().collect::<Vec<_>>(), ["BONAFIDE_X509TTL"]);
+}
