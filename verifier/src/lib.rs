@@ -12,5 +12,6 @@ pub mod lifetime;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod spiffe;
+mod strict_json;
 pub mod tls;
 pub mod x509;

@@ -1,0 +1,101 @@
+//! The result of verification.
+
+use std::fmt;
+
+use super::Hex;
+use crate::clock::Timestamp;
+use crate::spiffe::SpiffeId;
+
+/// A peer whose chain ended at an authority of its own trust domain. Only [`super::verify`] makes one, and
+/// [`super::VerifiedChains`] hands out what it made.
+///
+/// It says who the peer is, not whether it may do anything.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VerifiedPeer {
+    pub(super) id: SpiffeId,
+    pub(super) not_before: Timestamp,
+    pub(super) not_after: Timestamp,
+    pub(super) serial: SerialNumber,
+    pub(super) spki_sha256: [u8; 32],
+    pub(super) authority_sha256: [u8; 32],
+}
+
+impl VerifiedPeer {
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// From when on the whole chain is valid, its root included.
+    #[must_use]
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
+    /// Until when the whole chain is valid, its root included: no connection to the peer outlives it.
+    #[must_use]
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// The leaf's serial number.
+    #[must_use]
+    pub fn serial(&self) -> SerialNumber {
+        self.serial
+    }
+
+    /// SHA-256 of the leaf's public key (SubjectPublicKeyInfo).
+    #[must_use]
+    pub fn spki_sha256(&self) -> &[u8; 32] {
+        &self.spki_sha256
+    }
+
+    /// SHA-256 of the root certificate at which the chain ended: no connection to the peer outlives its place in the bundle.
+    #[must_use]
+    pub fn authority_sha256(&self) -> &[u8; 32] {
+        &self.authority_sha256
+    }
+
+    /// Whether the whole chain is valid at this time.
+    #[must_use]
+    pub fn is_valid_at(&self, at: Timestamp) -> bool {
+        super::is_within(self.not_before, self.not_after, at)
+    }
+}
+
+/// A serial number: positive, at most 20 bytes. Prints in hexadecimal, as other tools do.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct SerialNumber {
+    bytes: [u8; 20],
+    length: u8,
+}
+
+impl SerialNumber {
+    /// `serial` is the content of an INTEGER that the profile rules took.
+    pub(super) fn new(serial: &[u8]) -> Self {
+        let mut bytes = [0; 20];
+        for (to, from) in bytes.iter_mut().zip(serial) {
+            *to = *from;
+        }
+        Self { bytes, length: serial.len().min(20) as u8 }
+    }
+
+    /// The bytes, most significant first; a zero in front if the first bit would be set.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length.into()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for SerialNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hex(self.as_bytes()).fmt(f)
+    }
+}
+
+impl fmt::Debug for SerialNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SerialNumber({self})")
+    }
+}
