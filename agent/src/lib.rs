@@ -17,5 +17,7 @@ pub mod settings;
 mod state_file;
 mod svid_cache;
 mod sync;
+#[cfg(test)]
+mod testing;
 mod view;
 mod workload_api;

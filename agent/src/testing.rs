@@ -1,0 +1,192 @@
+//! What tests of attestation and of the Workload API share: real processes that connect, change user, execute
+//! something else, hand their connection on and end, when told to.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            net::{UnixListener, UnixStream},
+            process::CommandExt,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
+
+/// A directory for sockets and programs that every user can reach.
+pub(crate) fn open_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    set_mode(directory.path(), 0o755);
+    directory
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Some cases take two users. They fail, and say so, rather than be passed over.
+pub(crate) fn require_root(case: &str) {
+    assert!(nix::unistd::geteuid().is_root(), "{case} takes processes of two users: run this test as root");
+}
+
+/// A user that is neither root nor anyone else here.
+pub(crate) const OTHER_UID: u32 = 54_321;
+pub(crate) const OTHER_GID: u32 = 54_322;
+
+/// A process that does what it is told, line by line.
+pub(crate) struct Helper {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    /// The test's own binary, started again to be a helper.
+    pub(crate) fn start(socket: &Path) -> Helper {
+        Helper::start_by(Command::new(std::env::current_exe().unwrap()), socket)
+    }
+
+    /// By a command that ends in the helper's binary, such as `unshare … BINARY`.
+    pub(crate) fn start_by(mut command: Command, socket: &Path) -> Helper {
+        let mut child = command
+            .args(["testing::helper_process", "--exact", "--nocapture", "--test-threads=1"])
+            .env(SOCKET, socket)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let (orders, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut helper = Helper { child, orders, answers };
+        assert_eq!(helper.answer(), "ready");
+        helper
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Tells it to do something, and waits until it says what came of it.
+    pub(crate) fn order(&mut self, order: &str) -> String {
+        self.send(order);
+        self.answer()
+    }
+
+    /// Tells it to do something that it will not answer.
+    pub(crate) fn send(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
+    }
+
+    pub(crate) fn answer(&mut self) -> String {
+        loop {
+            let mut line = Vec::new();
+            assert_ne!(self.answers.read_until(b'\n', &mut line).unwrap(), 0, "the helper has ended");
+            let line = String::from_utf8_lossy(&line).into_owned();
+            // The test harness prints its own lines around, and before on the same line.
+            if let Some((_, answer)) = line.split_once('@') {
+                return answer.trim_end().to_owned();
+            }
+        }
+    }
+
+    /// Waits until it has ended and is reaped.
+    pub(crate) fn wait(mut self) {
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A copy of the helper's binary at a path of its own.
+pub(crate) fn copy_of_helper(to: &Path) -> PathBuf {
+    std::fs::copy(std::env::current_exe().unwrap(), to).unwrap();
+    set_mode(to, 0o755);
+    to.to_owned()
+}
+
+/// Not a test: what [`Helper`] starts. Ends at once when run as one.
+#[test]
+fn helper_process() {
+    let Some(socket) = std::env::var_os(SOCKET) else { return };
+    // A helper that is itself an agent, in a namespace of its own.
+    if let Some(case) = std::env::var_os(CASE) {
+        crate::attest::tests::in_namespace(case.to_str().unwrap(), Path::new(&socket));
+        return;
+    }
+    let mut connection: Option<UnixStream> = None;
+    let mut children = Vec::new();
+    say("ready");
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let (order, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let number = || argument.parse::<u32>().unwrap();
+        match order {
+            "connect" => {
+                let stream = UnixStream::connect(&socket).unwrap();
+                fcntl(&stream, FcntlArg::F_SETFD(FdFlag::empty())).unwrap(); // survives `exec`
+                connection = Some(stream);
+            }
+            "groups" => {
+                let groups: Vec<Gid> = argument.split(',').map(|gid| Gid::from_raw(gid.parse().unwrap())).collect();
+                setgroups(&groups).unwrap();
+            }
+            "gid" => {
+                let gid = Gid::from_raw(number());
+                setresgid(gid, gid, gid).unwrap();
+            }
+            "uid" => {
+                let uid = Uid::from_raw(number());
+                setresuid(uid, uid, uid).unwrap();
+            }
+            // Another process goes on with the connection.
+            "hand-on" => {
+                let fd: OwnedFd = connection.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap();
+                let child = Command::new("sleep").arg("1000").stdin(fd).stdout(Stdio::null()).spawn().unwrap();
+                say(&child.id().to_string());
+                children.push(child);
+                continue;
+            }
+            "exec" => panic!("{}", Command::new(argument).arg("1000").exec()),
+            "exec-memfd" => {
+                let memory = rustix::fs::memfd_create("photo", rustix::fs::MemfdFlags::empty()).unwrap();
+                std::fs::File::from(memory.try_clone().unwrap()).write_all(&std::fs::read(argument).unwrap()).unwrap();
+                let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
+                panic!("{}", Command::new(path).arg("1000").exec());
+            }
+            "name" => std::fs::write("/proc/self/comm", std::ffi::OsStr::new(argument).as_bytes()).unwrap(),
+            "exit" => std::process::exit(0),
+            other => panic!("no order `{other}`"),
+        }
+        say("done");
+    }
+}
+
+fn say(text: &str) {
+    println!("@{text}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// A listener and the next connection to it.
+pub(crate) fn listen(directory: &Path) -> (PathBuf, UnixListener) {
+    let path = directory.join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    set_mode(&path, 0o666);
+    (path, listener)
+}
+
+const SOCKET: &str = "BONAFIDE_TEST_HELPER_SOCKET";
+/// What a helper in a namespace of its own is to show.
+pub(crate) const CASE: &str = "BONAFIDE_TEST_HELPER_CASE";
