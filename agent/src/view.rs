@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{Context, SHA256};
 use bonafide_ca_api::Selector;
 use bonafide_verifier::spiffe::{BundleSet, SpiffeId, TrustDomain};
-#[derive(Clone, Debug, Default)]
 use tokio::sync::watch;
 
 /// One state of the CA, as far as this node may see it. Never changed after it was made.

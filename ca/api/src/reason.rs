@@ -1,4 +1,4 @@
-//! The closed list of reason codes with which the CA refuses.
+//! The closed list of reason codes with which the CA and its agents refuse.
 
 use std::fmt;
 
@@ -17,6 +17,8 @@ pub enum Area {
     Issue,
     /// An operator's commands.
     Admin,
+    /// A workload and the agent on its node.
+    Attest,
 }
 
 impl Area {
@@ -29,13 +31,14 @@ impl Area {
             Self::Sync => "sync",
             Self::Issue => "issue",
             Self::Admin => "admin",
+            Self::Attest => "attest",
         }
     }
 }
 
 macro_rules! reasons {
     ($( $area:ident $code:ident { $( $(#[doc = $doc:literal])+ $variant:ident = $text:literal, )+ } )+) => {
-        /// Why the CA refused. The code is stable and part of the contract; the sentence beside it is for people.
+        /// Why the CA or an agent refused. The code is stable and part of the contract; the sentence beside it is for people.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub enum Reason {
             $( $( $(#[doc = $doc])+ $variant, )+ )+
@@ -206,6 +209,48 @@ reasons! {
     Admin PermissionDenied {
         /// Only the owner of the CA process and root may give commands.
         NotAdministrator = "not-administrator",
+    }
+    Attest InvalidArgument {
+        /// The metadata that every request on the agent's socket carries is missing or not exactly as it must be.
+        SecurityHeader = "security-header",
+        /// A field of the request is missing or not valid.
+        RequestInvalid = "request-invalid",
+        /// The token to be validated is not valid; the message has the verifier's reason.
+        TokenInvalid = "token-invalid",
+    }
+    Attest PermissionDenied {
+        /// No service on this node matches the process.
+        NoIdentity = "no-identity",
+        /// The SPIFFE ID asked for is not one of the process's.
+        NotYourIdentity = "not-your-identity",
+        /// The process that connected has ended.
+        ProcessEnded = "process-ended",
+        /// The process that connected is not visible to the agent.
+        ProcessInvisible = "process-invisible",
+        /// The agent cannot read what the kernel says about the process.
+        ProcessUnreadable = "process-unreadable",
+        /// The process runs as another user or group than it connected as.
+        UserChanged = "user-changed",
+        /// The process runs another executable than when the stream began.
+        ExecutableChanged = "executable-changed",
+        /// Only root and the agent's own user may ask this.
+        NotOperator = "not-operator",
+    }
+    Attest FailedPrecondition {
+        /// The epoch is not the one that is held.
+        EpochNotHeld = "epoch-not-held",
+    }
+    Attest Unavailable {
+        /// The agent has no state from its CA yet.
+        AgentNotReady = "agent-not-ready",
+        /// The CA has not issued what is asked for, and there is none from before.
+        NotIssued = "not-issued",
+        /// The user or process makes too many calls, or too many at once.
+        TooManyCalls = "too-many-calls",
+    }
+    Attest Unimplemented {
+        /// The agent does not serve this profile.
+        ProfileNotServed = "profile-not-served",
     }
 }
 
