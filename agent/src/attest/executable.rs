@@ -277,12 +277,11 @@ fn path_on_this_host(link: &CStr, file: &Stat) -> Result<String, NoPath> {
 
 impl ExecutableIdentity {
     fn of(file: &Stat) -> ExecutableIdentity {
-        #[expect(clippy::useless_conversion, reason = "the types differ between architectures")]
         ExecutableIdentity {
-            device: file.st_dev.into(),
-            inode: file.st_ino.into(),
-            changed_s: file.st_ctime.into(),
-            changed_ns: file.st_ctime_nsec as i64,
+            device: file.st_dev,
+            inode: file.st_ino,
+            changed_s: file.st_ctime,
+            changed_ns: file.st_ctime_nsec,
         }
     }
 }
@@ -292,7 +291,7 @@ impl HashKey {
         HashKey {
             identity: ExecutableIdentity::of(file),
             size: u64::try_from(file.st_size).unwrap_or(u64::MAX),
-            modified: (file.st_mtime as i64, file.st_mtime_nsec as i64),
+            modified: (file.st_mtime, file.st_mtime_nsec),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use bonafide_ca_api::Reason;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -90,6 +91,18 @@ pub(crate) enum PeerError {
     },
     #[error("cannot ask the kernel who connected")]
     Kernel(#[source] io::Error),
+}
+
+impl PeerError {
+    /// The reason code, for logs and the wire.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            PeerError::InvisiblePid => Reason::ProcessInvisible,
+            PeerError::Ended { .. } => Reason::ProcessEnded,
+            PeerError::ChangedUser { .. } => Reason::UserChanged,
+            PeerError::Unreadable { .. } | PeerError::Text { .. } | PeerError::Kernel(_) => Reason::ProcessUnreadable,
+        }
+    }
 }
 
 impl Binding {
@@ -179,6 +192,10 @@ impl Process {
     /// names no other one, so the directory is its own.
     fn hold(pidfd: OwnedFd, pid: i32) -> Result<Process, PeerError> {
         let directory = open_directory(pid)?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for types whose descriptor may change; an `OwnedFd`'s does not"
+        )]
         let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(PeerError::Kernel)?;
         let process = Process { pidfd, directory };
         process.check_alive(pid)?;
