@@ -15,6 +15,7 @@ mod incoming;
 mod io;
 mod options;
 mod request;
+mod tls_incoming;
 
 use std::{io::ErrorKind, sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ pub use self::{
     counters::ServeCounters,
     incoming::{Incoming, Origin, PrepareError, Prepared, Protocol},
     options::{Http2Options, ServeOptions},
+    tls_incoming::{ConnectionInfo, TlsIncoming},
 };
 
 /// How a server came to its end.
