@@ -5,12 +5,16 @@
 //! for the next one, so that a renewal of the node's SVID or the end of a credential is noticed by nobody.
 
 pub(crate) mod connection;
+pub(crate) mod dial;
+pub(crate) mod tls;
 
 use std::{sync::Arc, time::Duration};
 
 use bonafide_ca_api::{
     Refusal,
-    generated::node::{IssueJwtRequest, IssueX509Request, X509Item, x509_result},
+    generated::node::{
+        AgentInfo, IssueJwtRequest, IssueX509Request, RenewRequest, RenewResponse, X509Item, x509_result,
+    },
 };
 use bonafide_verifier::clock::Timestamp;
 use tokio::{sync::watch, time::timeout};
@@ -200,8 +204,24 @@ impl CaClient {
     /// When there was no answer, or a refusal of the whole.
     pub async fn issue_x509(
         &self,
+        mut requests: Vec<X509Request>,
+    ) -> Result<Vec<Result<IssuedX509, ItemRefusal>>, CaError> {
+        let mut results = Vec::with_capacity(requests.len());
+        while requests.len() > BATCH {
+            let rest = requests.split_off(BATCH);
+            results.extend(self.issue_x509_batch(std::mem::replace(&mut requests, rest)).await?);
+        }
+        results.extend(self.issue_x509_batch(requests).await?);
+        Ok(results)
+    }
+
+    async fn issue_x509_batch(
+        &self,
         requests: Vec<X509Request>,
     ) -> Result<Vec<Result<IssuedX509, ItemRefusal>>, CaError> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
         let asked = requests.len();
         let items = requests
             .into_iter()
@@ -246,6 +266,13 @@ impl CaClient {
         let bound = self.limits.issue_jwt;
         let (_, answer) = self.ask(bound, async |live: &Live| live.api().issue_jwt(message.clone()).await).await?;
         Ok(IssuedJwt { token: answer.token, not_after: Timestamp::from_unix_millis(answer.not_after_ms) })
+    }
+
+    /// Has this node's next key certified. May be dropped at any time; asking again with the same key is harmless.
+    pub(crate) async fn renew(&self, request: RenewRequest) -> Result<RenewResponse, CaError> {
+        let bound = self.limits.identity;
+        let (_, answer) = self.ask(bound, async |live: &Live| live.api().renew(request.clone()).await).await?;
+        Ok(answer)
     }
 
     /// One request over the connection of the moment, or the next one. A connection that breaks under the request is not
@@ -300,6 +327,11 @@ impl CaClient {
     }
 }
 
+/// What this agent says of itself in a message.
+pub(crate) fn agent_info(now: Timestamp) -> AgentInfo {
+    AgentInfo { version: env!("CARGO_PKG_VERSION").to_owned(), now_ms: now.unix_millis() }
+}
+
 /// What a gRPC status means for the agent.
 pub(crate) fn classify(address: &str, status: &tonic::Status) -> CaError {
     if let Some(refusal) = Refusal::from_status(status) {
@@ -318,9 +350,12 @@ pub(crate) fn classify(address: &str, status: &tonic::Status) -> CaError {
 }
 
 /// Bounded and without control characters: it goes into a log (T-31).
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .take(500)
         .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
         .collect()
 }
+
+/// What the CA takes in one request.
+const BATCH: usize = 256;

@@ -3,6 +3,8 @@
 //! Ready means: what this agent serves has life left and its listener works. What fails first without anyone
 //! noticing (a renewal, the connection to the CA) is a part of its own, degraded long before it is unready.
 
+pub(crate) mod http;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A part of the agent that can be well or not.

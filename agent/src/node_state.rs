@@ -94,9 +94,19 @@ impl DataDir {
         stored::decode_node(body).map(Some).map_err(|reason| damaged(&path, &whole, body, reason, &NODE_KIND))
     }
 
+    /// Who a node is, as the file's content.
+    pub(crate) fn node_file(state: &NodeState) -> Zeroizing<Vec<u8>> {
+        NODE_KIND.enclose(&stored::encode_node(state))
+    }
+
+    /// Writes that content; durable when it returns.
+    pub(crate) fn write_node_file(&self, content: &[u8]) -> Result<(), StateError> {
+        self.dir.write(NODE, content)
+    }
+
     /// Writes who this node is; durable when it returns.
     pub(crate) fn store_node(&self, state: &NodeState) -> Result<(), StateError> {
-        self.dir.write(NODE, &NODE_KIND.enclose(&stored::encode_node(state)))
+        self.write_node_file(&Self::node_file(state))
     }
 
     /// What was last applied, as the bytes that [`DataDir::store_view`] was given.

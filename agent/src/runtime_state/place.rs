@@ -11,7 +11,9 @@ use std::{
 pub(crate) enum NotKept {
     #[error("`{path}` is not on tmpfs or ramfs; give `--runtime-dir` a directory that is, for example below /run")]
     OnDisk { path: PathBuf },
-    #[error("swap is on, and `{path}` could be swapped to a disk; turn swap off, or mount a tmpfs there with the option `noswap`")]
+    #[error(
+        "swap is on, and `{path}` could be swapped to a disk; turn swap off, or mount a tmpfs there with the option `noswap`"
+    )]
     Swappable { path: PathBuf },
     #[error("whether swap is on cannot be told: {reason}")]
     SwapUnknown { reason: String },
@@ -29,9 +31,7 @@ pub(crate) enum NotKept {
 
 /// The nearest directory on the way up that is there already: what a missing directory would be created in.
 pub(crate) fn nearest_existing(path: &Path) -> PathBuf {
-    path.ancestors()
-        .find(|ancestor| ancestor.is_dir())
-        .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    path.ancestors().find(|ancestor| ancestor.is_dir()).map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// Checks an open directory: memory-backed, and either never swapped or no swap is on.
@@ -46,7 +46,9 @@ pub(crate) fn check(path: &Path, fd: BorrowedFd<'_>) -> Result<(), NotKept> {
             match swaps {
                 Ok(lines) if !swap_is_on(&lines) => Ok(()),
                 // A kernel built without swap has no such file.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && Path::new("/proc/self").exists() => Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && Path::new("/proc/self").exists() => {
+                    Ok(())
+                }
                 Err(error) => Err(NotKept::SwapUnknown { reason: format!("cannot read /proc/swaps: {error}") }),
                 Ok(_) if mounted_noswap(fd) => Ok(()),
                 Ok(_) => Err(NotKept::Swappable { path: path.into() }),
