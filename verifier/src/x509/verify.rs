@@ -25,10 +25,12 @@ use crate::spiffe::{BundleSet, SpiffeId, TrustBundle, X509Authority};
 /// The first reason found; see [`VerifyError`].
 pub fn verify(chain: &PresentedChain<'_>, bundles: &BundleSet, at: Timestamp) -> Result<VerifiedPeer, VerifyError> {
     chain.check_bounds()?;
-    let end_entity = EndEntityCert::try_from(chain.leaf).map_err(|error| unreadable(Link::Leaf, &error))?;
-    let leaf =
-        CertificateView::parse(chain.leaf).map_err(|flaw| VerifyError::Certificate { link: Link::Leaf, flaw })?;
-    let id = profile::peer(&leaf).map_err(|flaw| VerifyError::Certificate { link: Link::Leaf, flaw })?;
+    let refuse = |flaw| VerifyError::Certificate { link: Link::Leaf, flaw };
+    let leaf = CertificateView::parse(chain.leaf).map_err(refuse)?;
+    let id = profile::peer(&leaf).map_err(refuse)?;
+    // The stricter of the two parsers; what it says of a certificate that the other took has no better name.
+    let end_entity =
+        EndEntityCert::try_from(chain.leaf).map_err(|_| refuse(ProfileError::Malformed { what: "the certificate" }))?;
     check_validity(Link::Leaf, leaf.not_before(), leaf.not_after(), at)?;
     let Some(bundle) = bundles.get(id.trust_domain()) else {
         return Err(VerifyError::UnknownTrustDomain { id });
@@ -291,15 +293,6 @@ fn refuse_look_alikes(intermediates: &[CertificateDer<'_>]) -> Result<(), Verify
         Some(count) if count > MAX_LOOK_ALIKES => Err(VerifyError::LookAlikes { count }),
         _ => Ok(()),
     }
-}
-
-fn unreadable(link: Link, error: &webpki::Error) -> VerifyError {
-    let flaw = match error {
-        webpki::Error::UnsupportedCertVersion => ProfileError::Version { version: 1 },
-        webpki::Error::SignatureAlgorithmMismatch => ProfileError::SignatureAlgorithmMismatch,
-        _ => ProfileError::Malformed { what: "the certificate" },
-    };
-    VerifyError::Certificate { link, flaw }
 }
 
 fn is_too_expensive(error: &webpki::Error) -> bool {

@@ -15,7 +15,7 @@ pub enum BundleError {
         bytes: usize,
     },
     /// Not JSON, or a member twice, or nested too deeply.
-    #[error("the trust bundle is {reason}")]
+    #[error("the trust bundle is not acceptable JSON: {reason}")]
     Json {
         /// What is wrong.
         reason: JsonError,
