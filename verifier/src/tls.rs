@@ -14,6 +14,8 @@ mod client;
 #[cfg(feature = "tokio")]
 mod connector;
 mod credentials;
+#[cfg(test)]
+pub(crate) mod fixtures;
 #[cfg(feature = "connect")]
 mod http_stream;
 #[cfg(feature = "tokio")]
@@ -66,3 +68,6 @@ pub(crate) fn provider() -> CryptoProvider {
 /// HTTP/2 and HTTP/1.1, as they are agreed on.
 #[cfg(feature = "tokio")]
 pub(crate) const HTTP_ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+#[cfg(all(test, feature = "serve", feature = "connect"))]
+mod tests;

@@ -4,10 +4,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::{
-    digest,
-    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer},
@@ -18,6 +15,8 @@ use x509_parser::{
     oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256},
     prelude::{FromDer, X509Certificate},
 };
+
+use crate::x509::{Hex, sha256};
 
 /// A key that the peer proved to hold, by the signature in the handshake.
 #[derive(Clone)]
@@ -78,9 +77,7 @@ impl BareKey {
 
 impl fmt::Debug for BareKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BareKey(")?;
-        self.spki_sha256.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        write!(f, ")")
+        write!(f, "BareKey({})", Hex(&self.spki_sha256))
     }
 }
 
@@ -145,10 +142,4 @@ pub enum KeyCredentialError {
     /// A key that is no PKCS#8, or not the certificate's.
     #[error("the private key cannot be used: {0}")]
     Key(rustls::Error),
-}
-
-pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
-    hash
 }

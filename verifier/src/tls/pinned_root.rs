@@ -7,11 +7,11 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 
-use super::{PeerError, PeerSet, bare_key::sha256, verifier::expect};
+use super::{PeerError, PeerSet, verifier::expect};
 use crate::{
     clock::Timestamp,
     spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain},
-    x509::{PresentedChain, VerifiedPeer, verify},
+    x509::{Hex, PresentedChain, VerifiedPeer, sha256, verify},
 };
 
 /// A root known by its hash alone, as an invitation names it.
@@ -81,8 +81,7 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         at: Timestamp,
     ) -> Result<VerifiedPeer, PeerError> {
-        let not_pinned =
-            || PeerError::NotPinned { expected: pinned.root_sha256.iter().map(|byte| format!("{byte:02x}")).collect() };
+        let not_pinned = || PeerError::NotPinned { expected: Hex(&pinned.root_sha256).to_string() };
         let (root, between) = intermediates.split_last().ok_or_else(not_pinned)?;
         if sha256(root) != pinned.root_sha256 {
             return Err(not_pinned());

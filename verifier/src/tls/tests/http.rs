@@ -1,0 +1,234 @@
+//! Served over TLS with our own clients: identities in requests, stalled peers, and the end of HTTP connections.
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+};
+use tokio::{io::AsyncWriteExt, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    serve::{ConnectionInfo, Drained, ServeCounters, ServeOptions, TlsIncoming, serve},
+    tls::Peer,
+};
+
+/// Answers with the caller's ID; `/hold` waits until told.
+#[derive(Clone)]
+struct WhoAmI {
+    go_on: CancellationToken,
+}
+
+impl tower_service::Service<Request<hyper::body::Incoming>> for WhoAmI {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<hyper::body::Incoming>) -> Self::Future {
+        let go_on = self.go_on.clone();
+        Box::pin(async move {
+            if request.uri().path() == "/hold" {
+                go_on.cancelled().await;
+            }
+            let info = request.extensions().get::<ConnectionInfo>().expect("where it came from");
+            assert!(info.remote.ip().is_loopback() && info.local.ip().is_loopback());
+            let peer = request.extensions().get::<Peer>().expect("who it came from");
+            let name = peer.id().map(ToString::to_string).unwrap_or_default();
+            Ok(Response::new(Full::from(name)))
+        })
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    go_on: CancellationToken,
+    stop: CancellationToken,
+    counters: Arc<ServeCounters>,
+    served: JoinHandle<Drained>,
+}
+
+impl Server {
+    async fn start(acceptor: &Acceptor) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (go_on, stop, options) = (CancellationToken::new(), CancellationToken::new(), ServeOptions::default());
+        let counters = Arc::clone(&options.counters);
+        let service = WhoAmI { go_on: go_on.clone() };
+        let served = tokio::spawn(serve(TlsIncoming::new(listener, acceptor), service, options, stop.clone()));
+        Self { address, go_on, stop, counters, served }
+    }
+
+    fn uri(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.served.await.unwrap();
+    }
+}
+
+type HttpClient = Client<Connector, Empty<Bytes>>;
+
+fn http_client(connector: Connector, http2: bool) -> HttpClient {
+    Client::builder(TokioExecutor::new()).http2_only(http2).build(connector)
+}
+
+async fn get(client: &HttpClient, uri: String) -> Result<String, String> {
+    let request = Request::get(uri).body(Empty::new()).unwrap();
+    let response = timeout(Duration::from_secs(20), client.request(request)).await.expect("an answer in time");
+    let response = response.map_err(|error| format!("{error:?}"))?;
+    assert_eq!(response.extensions().get::<Peer>().and_then(Peer::id).unwrap().path(), "/db", "who answered is known");
+    let body = response.into_body().collect().await.map_err(|error| format!("{error:?}"))?;
+    Ok(String::from_utf8(body.to_bytes().to_vec()).unwrap())
+}
+
+async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let waited = timeout(Duration::from_secs(20), async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+#[tokio::test]
+async fn requests_know_their_caller_over_both_versions_of_http() {
+    let world = World::new();
+    let server = Server::start(&acceptor(&world.identity("/db"), "spiffe://example.org/web")).await;
+    for http2 in [false, true] {
+        let connector = connector(&world.identity("/web"), "spiffe://example.org/db");
+        let client = http_client(connector, http2);
+        for _ in 0..3 {
+            assert_eq!(get(&client, server.uri("/")).await.unwrap(), "spiffe://example.org/web");
+        }
+    }
+    eventually("one connection each", || server.counters.accepted() == 2).await;
+    let refused = http_client(connector(&world.identity("/app"), "spiffe://example.org/db"), true);
+    assert!(get(&refused, server.uri("/")).await.is_err());
+    eventually("the refusal is counted", || server.counters.not_prepared() == 1).await;
+    server.stop().await;
+}
+
+/// The server's side: its client's SVID ends first. Asked by GOAWAY, then cut.
+#[tokio::test]
+async fn t_05_the_servers_side_says_goaway_and_then_cuts() {
+    let world = World::new();
+    let server = Server::start(&acceptor(&world.identity("/db"), "spiffe://example.org/web")).await;
+    let (web, _publisher) = world.published("/web", 600);
+    // A client that does not look after its own end: its own clock stands still.
+    let standing = Arc::new(super::clock());
+    let (careless, publisher) = Identity::published(standing);
+    publisher.publish(web.snapshot().svid().cloned(), world.bundles());
+    let stream =
+        connector(&careless, "spiffe://example.org/db").connect_http(&server.address.to_string()).await.unwrap();
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = |path: &str| Request::get(server.uri(path)).body(Empty::<Bytes>::new()).unwrap();
+    assert!(send.send_request(request("/")).await.is_ok());
+    let held = tokio::spawn(send.send_request(request("/hold")));
+    // One more answered request, so that the held one has surely been taken.
+    assert!(send.send_request(request("/")).await.is_ok());
+
+    world.clock.set(super::super::fixtures::after(570));
+    let refused = timeout(Duration::from_secs(20), async { while send.send_request(request("/")).await.is_ok() {} });
+    refused.await.expect("no new request after GOAWAY");
+    assert!(!held.is_finished(), "a request in flight goes on");
+    world.clock.set(super::super::fixtures::after(600));
+    assert!(timeout(Duration::from_secs(10), held).await.expect("cut").unwrap().is_err());
+    eventually("counted", || server.counters.ended_by_lifetime() == 1 && server.counters.open() == 0).await;
+    server.stop().await;
+}
+
+/// The client's side: the server does not look after the end, our connector does.
+#[tokio::test]
+async fn the_clients_side_moves_to_a_new_connection_and_finishes_on_the_old() {
+    let world = World::new();
+    // The server's clock stands still, so that nothing comes from its side.
+    let (db, db_publisher) = Identity::published(Arc::new(super::clock()));
+    db_publisher.publish(Some(world.authority.svid("/db", 7_200)), world.bundles());
+    let server = Server::start(&acceptor(&db, "spiffe://example.org/web")).await;
+    let (web, web_publisher) = world.published("/web", 600);
+    let client = http_client(connector(&web, "spiffe://example.org/db"), true);
+    assert!(get(&client, server.uri("/")).await.is_ok());
+    let held = tokio::spawn({
+        let (client, uri) = (client.clone(), server.uri("/hold"));
+        async move { get(&client, uri).await }
+    });
+    assert!(get(&client, server.uri("/")).await.is_ok());
+    eventually("one connection", || server.counters.accepted() == 1).await;
+
+    web_publisher.publish(Some(world.authority.svid("/web", 7_200)), world.bundles());
+    world.clock.set(super::super::fixtures::after(570));
+    for _ in 0..50 {
+        assert!(get(&client, server.uri("/")).await.is_ok(), "no request fails on the way");
+    }
+    eventually("a new connection", || server.counters.accepted() == 2).await;
+    server.go_on.cancel();
+    assert!(held.await.unwrap().is_ok(), "what was in flight finished on the old connection");
+    world.clock.set(super::super::fixtures::after(600));
+    eventually("the old one is gone", || server.counters.open() <= 1).await;
+    assert!(get(&client, server.uri("/")).await.is_ok());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn withdrawal_of_a_root_ends_served_connections() {
+    let world = World::new();
+    let (db, publisher) = world.published("/db", 3_600);
+    let server = Server::start(&acceptor(&db, "spiffe://example.org/web")).await;
+    let client = http_client(connector(&world.identity("/web"), "spiffe://example.org/db"), true);
+    assert!(get(&client, server.uri("/")).await.is_ok());
+    let held = tokio::spawn({
+        let (client, uri) = (client.clone(), server.uri("/hold"));
+        async move { get(&client, uri).await }
+    });
+    assert!(get(&client, server.uri("/")).await.is_ok());
+    let other = Authority::new("example.org");
+    publisher.publish(Some(other.svid("/db", 3_600)), Authority::bundles(&[&other]));
+    let cut = async {
+        while !held.is_finished() {
+            world.clock.advance(Duration::from_millis(100));
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), cut).await.expect("the stream is ended");
+    assert!(held.await.unwrap().is_err());
+    eventually("no connection is left", || server.counters.open() == 0).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_20_two_hundred_stalled_handshakes_do_not_hold_up_a_good_client() {
+    let world = World::new();
+    let options = AcceptorOptions { handshake_deadline: Duration::from_secs(3), ..AcceptorOptions::default() };
+    let acceptor = Acceptor::new(&world.identity("/db"), set("spiffe://example.org/web"), options).unwrap();
+    let server = Server::start(&acceptor).await;
+    let mut stalled = Vec::new();
+    for number in 0..200 {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        if number % 2 == 0 {
+            socket.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+        }
+        stalled.push(socket);
+    }
+    eventually("all stall", || server.counters.unfinished() == 200).await;
+    for _ in 0..10 {
+        let client = http_client(connector(&world.identity("/web"), "spiffe://example.org/db"), true);
+        let answer = timeout(Duration::from_secs(2), get(&client, server.uri("/"))).await;
+        assert!(answer.expect("not held up").is_ok());
+    }
+    eventually("the stalled are cut at the deadline", || server.counters.unfinished() == 0).await;
+    assert_eq!(server.counters.not_prepared(), 200);
+    server.stop().await;
+}
