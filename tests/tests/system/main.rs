@@ -1,0 +1,12 @@
+//! The real programs on real sockets: each test has a CA, agents and workloads of its own, and waits for events.
+
+mod contract;
+mod faults;
+mod foreign;
+mod main_job;
+mod outages;
+mod programs;
+mod readme;
+mod removal;
+mod renewals;
+mod secrets;
