@@ -3,7 +3,17 @@
 //! The property tests and the fuzz targets call the same functions. Each panics when its property does not hold, and
 //! none may panic otherwise, whatever the bytes.
 
-use crate::spiffe::{SpiffeId, TrustDomain};
+use rustls::pki_types::CertificateDer;
+
+use crate::clock::Timestamp;
+use crate::spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain};
+use crate::x509::{
+    CertificateView, GeneralName, PresentedChain, ProfileError, SubjectAltName, VerifiedChains, VerifyError, profile,
+    split_der, verify,
+};
+
+/// The time that all properties go by.
+const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_424_400);
 
 /// What parses prints as it was, is made of the parts it says, and is in the alphabet.
 pub fn spiffe_id(data: &[u8]) {
@@ -17,19 +27,221 @@ pub fn spiffe_id(data: &[u8]) {
     assert!(id.segments().all(|segment| !segment.is_empty() && segment != "." && segment != ".."));
 }
 
+fn example() -> Option<TrustDomain> {
+    TrustDomain::parse("example.org").ok()
+}
+
+/// A bundle that can be read is written so that it reads back as the same, with nothing skipped.
+pub fn trust_bundle_json(data: &[u8]) {
+    let Some(example) = example() else { return };
+    for read in [TrustBundle::parse_spiffe_json, TrustBundle::parse_jwks] {
+        let Ok(bundle) = read(example.clone(), data) else { continue };
+        let again = TrustBundle::parse_spiffe_json(example.clone(), bundle.to_spiffe_json().as_bytes());
+        assert!(again.is_ok_and(|again| again.same_keys(&bundle) && again.skipped().is_empty()));
+        let keys = TrustBundle::parse_jwks(example.clone(), bundle.to_jwks().as_bytes());
+        assert!(keys.is_ok_and(|keys| keys.jwt_authorities() == bundle.jwt_authorities()));
+    }
+}
+
+/// The same of roots in PEM, and in DER.
+pub fn trust_bundle_pem(data: &[u8]) {
+    let Some(example) = example() else { return };
+    for read in [TrustBundle::parse_pem, TrustBundle::parse_der] {
+        let Ok(bundle) = read(example.clone(), data) else { continue };
+        let der = TrustBundle::parse_der(example.clone(), &bundle.x509_der_concatenated());
+        assert!(der.is_ok_and(|again| again.same_keys(&bundle) && again.skipped().is_empty()));
+        let pem = TrustBundle::parse_pem(example.clone(), bundle.to_pem().as_bytes());
+        assert!(bundle.x509_authorities().is_empty() || pem.is_ok_and(|again| again.same_keys(&bundle)));
+    }
+}
+
+/// Names that can be read are all seen again, and no URI is lost.
+pub fn subject_alt_name(data: &[u8]) {
+    let Ok(names) = SubjectAltName::parse(true, data) else { return };
+    let uris: Vec<_> = names.names().filter(|name| matches!(name, GeneralName::Uri(_))).collect();
+    assert_eq!(uris.len(), names.uri_count());
+    assert_eq!(uris.first().copied(), names.first_uri().map(GeneralName::Uri));
+    assert!(names.names().count() > 0);
+}
+
+/// Certificates one behind the other, as a peer's chain whose last is also the one root of the bundle: with and without the cache
+/// the verdict is the same, its reason has a listed code, and an identity is what the leaf says.
+pub fn x509_chain(data: &[u8]) {
+    let Ok(chain) = split_der(data) else { return };
+    let chain: Vec<CertificateDer<'_>> = chain.into_iter().map(CertificateDer::from).collect();
+    let (Ok(presented), Some(root)) = (PresentedChain::leaf_first(&chain), chain.last()) else { return };
+    let leaf = chain.first().and_then(|leaf| CertificateView::parse(leaf).ok());
+    let named = leaf.as_ref().and_then(|leaf| profile::peer(leaf).ok());
+    let domain = named.as_ref().map(|id| id.trust_domain().clone()).or_else(example);
+    let bundle = domain.and_then(|domain| TrustBundle::new(domain, [root], [], None, None).ok());
+    let bundles = bundle.map_or_else(BundleSet::empty, BundleSet::from);
+    let verdict = verify(&presented, &bundles, NOW);
+    let cache = VerifiedChains::new(4);
+    assert_eq!(cache.verify(&presented, 1, &bundles, NOW), verdict);
+    assert_eq!(cache.verify(&presented, 1, &bundles, NOW), verdict);
+    match verdict {
+        Ok(peer) => {
+            assert_eq!(Some(peer.id()), named.as_ref());
+            assert!(peer.is_valid_at(NOW) && !peer.id().path().is_empty());
+        }
+        Err(error) => {
+            assert!(VerifyError::CODES.contains(&error.code()) || ProfileError::CODES.contains(&error.code()));
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+}
+
+/// What passes as a token is written in the one way there is: no two texts are the same token.
+#[cfg(feature = "jwt")]
+pub fn jwt(data: &[u8]) {
+    use crate::jwt::{JwtError, UnverifiedJwt};
+    let Ok(token) = std::str::from_utf8(data) else { return };
+    match UnverifiedJwt::parse(token) {
+        Ok(jwt) => {
+            assert_eq!(token.split('.').count(), 3);
+            assert!(jwt.unverified_claims().contains_key("exp") && !jwt.key_id().is_empty());
+            let refused = jwt.verify(&["a"], &BundleSet::empty(), NOW);
+            assert!(matches!(refused, Err(JwtError::UnknownTrustDomain { .. })));
+        }
+        Err(error) => {
+            assert!(JwtError::CODES.contains(&error.code()));
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+}
+
+/// The header alone, given in clear: what is taken has three known members at most.
+#[cfg(feature = "jwt")]
+pub fn jwt_header(data: &[u8]) {
+    use base64ct::{Base64UrlUnpadded, Encoding};
+    let claims = br#"{"sub":"spiffe://example.org/a","aud":"a","exp":1}"#;
+    let token = [data, claims, &[]].map(Base64UrlUnpadded::encode_string).join(".");
+    if crate::jwt::UnverifiedJwt::parse(&token).is_ok() {
+        let members: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(data).unwrap_or_default();
+        assert!(members.contains_key("alg") && members.contains_key("kid") && members.len() <= 3);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use crate::x509::fixtures::*;
+
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..most)
+    }
+
+    /// Something good with a few bytes changed, cut out or put in.
+    fn damaged(good: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+        let change = (any::<proptest::sample::Index>(), any::<u8>(), 0..4_u8);
+        proptest::collection::vec(change, 0..4).prop_map(move |changes| {
+            let mut bytes = good.clone();
+            for (at, byte, how) in changes.into_iter().filter(|_| !good.is_empty()) {
+                let at = at.index(good.len()).min(bytes.len().saturating_sub(1));
+                match how {
+                    0 => bytes[at] = byte,
+                    1 => bytes[at] ^= 1 << (byte % 8),
+                    2 => drop(bytes.remove(at)),
+                    _ => bytes.insert(at, byte),
+                }
+            }
+            bytes
+        })
+    }
+
+    fn good_chain() -> Vec<u8> {
+        let realm = Realm::new("example.org");
+        let mut chain = realm.chain(|_| {});
+        chain.push(realm.root.der);
+        chain.iter().flat_map(|certificate| certificate.to_vec()).collect()
+    }
+
+    fn good_bundle() -> crate::spiffe::TrustBundle {
+        let jwt = crate::spiffe::JwtAuthority::new("1", &Key::p256().spki()).unwrap();
+        crate::spiffe::TrustBundle::new(
+            domain("example.org"),
+            [Authority::root("example.org").der],
+            [jwt],
+            Some(1),
+            None,
+        )
+        .unwrap()
+    }
+
     proptest! {
         #[test]
-        fn spiffe_id_of_any_bytes(data in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn spiffe_id_of_any_bytes(data in bytes(64)) {
             super::spiffe_id(&data);
         }
 
         #[test]
-        fn spiffe_id_of_nearly_right_text(text in "(spiffe|SPIFFE|http):?/?/?[a-z0-9.A_%@:-]{0,12}(/[a-zA-Z.%_ -]{0,4}){0,4}[?#/]?") {
+        fn spiffe_id_of_nearly_right_text(
+            text in "(spiffe|SPIFFE|http):?/?/?[a-z0-9.A_%@:-]{0,12}(/[a-zA-Z.%_ -]{0,4}){0,4}[?#/]?"
+        ) {
             super::spiffe_id(text.as_bytes());
+        }
+
+        #[test]
+        fn subject_alt_name_of_any_bytes(data in bytes(64)) {
+            super::subject_alt_name(&data);
+        }
+
+        #[test]
+        fn subject_alt_name_of_damaged_names(
+            data in damaged(names(&[uri(ID), dns("a"), tlv(0x87, &[1, 2, 3, 4]), tlv(0xa4, &name("a"))]).value)
+        ) {
+            super::subject_alt_name(&data);
+        }
+
+        #[test]
+        fn x509_chain_of_any_bytes(data in bytes(256)) {
+            super::x509_chain(&data);
+        }
+
+        #[test]
+        fn x509_chain_of_damaged_certificates(data in damaged(good_chain())) {
+            super::x509_chain(&data);
+        }
+
+        #[test]
+        fn trust_bundle_json_of_any_bytes(data in bytes(128)) {
+            super::trust_bundle_json(&data);
+        }
+
+        #[test]
+        fn trust_bundle_json_of_a_damaged_document(data in damaged(good_bundle().to_spiffe_json().into_bytes())) {
+            super::trust_bundle_json(&data);
+        }
+
+        #[test]
+        fn trust_bundle_pem_of_a_damaged_text(data in damaged(good_bundle().to_pem().into_bytes())) {
+            super::trust_bundle_pem(&data);
+        }
+
+        #[test]
+        fn trust_bundle_der_of_damaged_bytes(data in damaged(good_bundle().x509_der_concatenated())) {
+            super::trust_bundle_pem(&data);
+        }
+    }
+
+    #[cfg(feature = "jwt")]
+    proptest! {
+        #[test]
+        fn jwt_of_any_text(text in "[A-Za-z0-9_.-]{0,64}|\\PC{0,64}") {
+            super::jwt(text.as_bytes());
+        }
+
+        #[test]
+        fn jwt_of_damaged_parts(
+            header in damaged(br#"{"alg":"ES256","kid":"1","typ":"JWT"}"#.to_vec()),
+            claims in damaged(br#"{"sub":"spiffe://example.org/a","aud":["a"],"exp":1795424400,"nbf":1}"#.to_vec()),
+            signature in bytes(70),
+        ) {
+            use base64ct::{Base64UrlUnpadded, Encoding};
+            super::jwt_header(&header);
+            let token = [header, claims, signature].map(|part| Base64UrlUnpadded::encode_string(&part)).join(".");
+            super::jwt(token.as_bytes());
         }
     }
 }

@@ -1,1 +1,15 @@
-//! JWT-SVIDs.
+//! JWT-SVIDs: verification (JWT-SVID, RFC 7515, RFC 7519), and the pieces that a CA signs them with.
+//!
+//! A JWT-SVID is a bearer token: who sees it can use it until it expires, with every service in its audience. Between
+//! services prefer X.509-SVIDs; take JWT-SVIDs where TLS ends before the service does.
+
+mod error;
+mod jws;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{JwtError, Part};
+pub use jws::{Algorithm, SigningInput};
+pub use token::{LEEWAY, MAX_AUDIENCES, MAX_NUMBER, MAX_TOKEN_BYTES, UnverifiedJwt, VerifiedJwt, verify};

@@ -63,7 +63,7 @@ pub struct SubjectAltName<'a> {
 
 impl<'a> SubjectAltName<'a> {
     /// Reads the value of the extension.
-    pub(super) fn parse(critical: bool, value: &'a [u8]) -> Result<Self, SanFlaw> {
+    pub(crate) fn parse(critical: bool, value: &'a [u8]) -> Result<Self, SanFlaw> {
         let content = only(Tag::Sequence, value).map_err(|NotDer| SanFlaw::NotDer)?;
         let mut names = Self { critical, content, uris: 0, first_uri: None };
         if content.is_empty() {

@@ -2,6 +2,8 @@
 //!
 //! Each table runs through [`verify`] and through [`VerifiedChains`], twice: the verdicts must be the same.
 
+use std::slice::from_ref;
+
 use rustls::pki_types::CertificateDer;
 
 use super::fixtures::*;
@@ -44,7 +46,7 @@ fn leaves_by_requirement() {
     let with_uri = |text: &str| {
         let entry = uri(text);
         change(move |recipe| {
-            recipe.set(names(&[entry.clone()]));
+            recipe.set(names(from_ref(&entry)));
         })
     };
     let forbidden = |usage| Err(ProfileError::ForbiddenKeyUsage { usage });
@@ -739,7 +741,7 @@ fn intermediates_by_requirement() {
     let with_uri = |text: &str| {
         let entry = uri(text);
         change(move |recipe| {
-            recipe.set(names(&[entry.clone()]));
+            recipe.set(names(from_ref(&entry)));
         })
     };
     let domain_of = |found: &str| {
@@ -1023,7 +1025,7 @@ fn roots_must_be_valid_too() {
     let new = Authority { der: recipe.signed_by(&key), name: recipe.subject, key };
     let leaf = new.leaf(ID, &Key::p256());
     for roots in [[&old, &new.der], [&new.der, &old]] {
-        let peer = verdict(&[leaf.clone()], &bundle_of("example.org", &roots).into(), NOW).unwrap();
+        let peer = verdict(from_ref(&leaf), &bundle_of("example.org", &roots).into(), NOW).unwrap();
         assert_eq!(peer.authority_sha256(), &sha256(&new.der));
         assert_eq!(peer.not_after(), at(100));
     }
@@ -1066,8 +1068,8 @@ fn x509_13_signing_certificates_are_nobody() {
     let realm = Realm::new("example.org");
     let bundles = realm.bundles();
     let refused = Err(leaf_flaw(ProfileError::SigningCertificate));
-    assert_eq!(verdict(&[realm.issuing.der.clone()], &bundles, NOW), refused);
-    assert_eq!(verdict(&[realm.root.der.clone()], &bundles, NOW), refused);
+    assert_eq!(verdict(from_ref(&realm.issuing.der), &bundles, NOW), refused);
+    assert_eq!(verdict(from_ref(&realm.root.der), &bundles, NOW), refused);
     // A leaf that signs another leaf.
     let leaf = Authority { der: realm.issuing.leaf(ID, &realm.key), name: name(""), key: Key::p256() };
     let below = leaf.leaf(ID, &Key::p256());
@@ -1095,7 +1097,7 @@ fn t_03_the_identity_comes_from_the_leaf_and_nothing_else() {
         assert_eq!(verdict(&chain, &bundles, NOW).unwrap().id().as_str(), ID, "{what}");
     }
     assert_eq!(
-        verdict(&[leaf.clone()], &bundles, NOW),
+        verdict(from_ref(&leaf), &bundles, NOW),
         Err(VerifyError::UnknownAuthority { trust_domain: domain("example.org") }),
         "no issuing authority"
     );

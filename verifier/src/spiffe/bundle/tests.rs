@@ -430,7 +430,8 @@ fn pem_bundles() {
     let leaf = one.leaf(ID, &Key::p256());
     let key = pem("PRIVATE KEY", &Key::p256().pkcs8());
     let cut = text(&one.der).replace("-----END CERTIFICATE-----", "");
-    let cases: Vec<(&str, String, Result<(usize, usize), BundleError>)> = vec![
+    type Case = (&'static str, String, Result<(usize, usize), BundleError>);
+    let cases: Vec<Case> = vec![
         ("two", [text(&one.der), text(&two.der)].concat(), Ok((2, 0))),
         ("text around them", ["# ours\n", &text(&one.der), "\n\nCN = two\n", &text(&two.der)].concat(), Ok((2, 0))),
         ("line ends of Windows", text(&one.der).replace('\n', "\r\n"), Ok((1, 0))),

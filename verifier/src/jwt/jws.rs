@@ -1,0 +1,222 @@
+//! Compact JWS (RFC 7515 §3.1) with the closed header of JWT-SVID (§2).
+
+use std::fmt;
+
+use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
+use base64ct::{Base64UrlUnpadded, Encoding};
+use serde_json::{Map, Value, json};
+
+use super::error::{JwtError, Part};
+use crate::spiffe::jwk::Kind;
+use crate::spiffe::{Curve, PublicKey};
+use crate::strict_json;
+
+/// The nine algorithms of JWT-SVID §2.1 (RFC 7518 §3.3 to §3.5; JWT-04, A-17). There is no other, and no `none`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[allow(missing_docs, reason = "their names say all there is to say")]
+pub enum Algorithm {
+    Rs256,
+    Rs384,
+    Rs512,
+    Es256,
+    Es384,
+    Es512,
+    Ps256,
+    Ps384,
+    Ps512,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+    ];
+
+    /// As in the header: `ES256`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    /// ES* are tied to one curve each (RFC 7518 §3.4).
+    fn fits(self, key: &PublicKey) -> bool {
+        match (self, key.kind()) {
+            (Self::Es256, Kind::Ec { curve, .. }) => *curve == Curve::P256,
+            (Self::Es384, Kind::Ec { curve, .. }) => *curve == Curve::P384,
+            (Self::Es512, Kind::Ec { curve, .. }) => *curve == Curve::P521,
+            (Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512, Kind::Rsa { .. }) => {
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// ECDSA signatures are r and s, of fixed length, never DER (RFC 7518 §3.4).
+    fn verification(self) -> &'static dyn VerificationAlgorithm {
+        match self {
+            Self::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
+            Self::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
+            Self::Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
+            Self::Es256 => &signature::ECDSA_P256_SHA256_FIXED,
+            Self::Es384 => &signature::ECDSA_P384_SHA384_FIXED,
+            Self::Es512 => &signature::ECDSA_P521_SHA512_FIXED,
+            Self::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
+            Self::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
+            Self::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A token taken apart. Its signature is not verified.
+#[derive(Clone, Debug)]
+pub(super) struct Jws<'t> {
+    pub(super) algorithm: Algorithm,
+    pub(super) key_id: String,
+    pub(super) payload: Map<String, Value>,
+    signing_input: &'t str,
+    signature: Vec<u8>,
+}
+
+/// Claims are flat, or nearly so.
+const MAX_DEPTH: usize = 16;
+
+impl<'t> Jws<'t> {
+    /// The caller has bounded the length.
+    pub(super) fn parse(token: &'t str) -> Result<Self, JwtError> {
+        if let Some((at, byte)) = token.bytes().enumerate().find(|(_, byte)| !is_token_byte(*byte)) {
+            return Err(JwtError::Byte { byte, at });
+        }
+        let mut parts = token.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(JwtError::Parts { count: token.split('.').count() });
+        };
+        let signing_input = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
+        // JWT-18: the header comes first, and with it the algorithm.
+        let (algorithm, key_id) = read_header(object(Part::Header, header)?)?;
+        Ok(Self {
+            algorithm,
+            key_id,
+            payload: object(Part::Claims, payload)?,
+            signing_input,
+            signature: bytes(Part::Signature, signature)?,
+        })
+    }
+
+    /// Verifies the signature with a key of the right kind.
+    pub(super) fn verify(&self, key: &PublicKey) -> Result<(), JwtError> {
+        if !self.algorithm.fits(key) {
+            return Err(JwtError::OtherAlgorithm { algorithm: self.algorithm, key: key.describe() });
+        }
+        UnparsedPublicKey::new(self.algorithm.verification(), key.spki())
+            .verify(self.signing_input.as_bytes(), &self.signature)
+            .map_err(|_| JwtError::BadSignature)
+    }
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+fn bytes(part: Part, text: &str) -> Result<Vec<u8>, JwtError> {
+    Base64UrlUnpadded::decode_vec(text).map_err(|_| JwtError::Base64 { part })
+}
+
+fn object(part: Part, text: &str) -> Result<Map<String, Value>, JwtError> {
+    match strict_json::parse(&bytes(part, text)?, MAX_DEPTH) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Err(JwtError::NotAnObject { part }),
+        Err(reason) => Err(JwtError::Json { part, reason }),
+    }
+}
+
+fn read_header(header: Map<String, Value>) -> Result<(Algorithm, String), JwtError> {
+    if let Some(member) = header.keys().find(|member| !matches!(member.as_str(), "alg" | "kid" | "typ")) {
+        return Err(JwtError::HeaderMember { member: cut(member) });
+    }
+    let text = |member: &'static str| header.get(member).and_then(Value::as_str).ok_or(JwtError::Header { member });
+    let name = text("alg")?;
+    let algorithm = Algorithm::from_name(name).ok_or_else(|| JwtError::Algorithm { found: cut(name) })?;
+    if header.contains_key("typ") {
+        match text("typ")? {
+            "JWT" | "JOSE" => {}
+            found => return Err(JwtError::Type { found: cut(found) }),
+        }
+    }
+    match text("kid")? {
+        "" => Err(JwtError::Header { member: "kid" }),
+        key_id => Ok((algorithm, key_id.to_owned())),
+    }
+}
+
+pub(super) fn cut(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+/// What an issuer signs: header and claims, as they will stand in the token. For a CA; this crate signs nothing.
+///
+/// ```
+/// use bonafide_verifier::jwt::{Algorithm, SigningInput};
+/// let claims = serde_json::json!({ "sub": "spiffe://example.org/photo", "aud": ["spiffe://example.org/db"], "exp": 1 });
+/// let input = SigningInput::new(Algorithm::Es256, "1", claims.as_object().unwrap());
+/// # let sign = |_: &[u8]| [0; 64];
+/// let token = input.clone().with_signature(&sign(input.as_bytes()));
+/// assert_eq!(token.split('.').count(), 3);
+/// ```
+#[derive(Clone, Debug)]
+pub struct SigningInput(String);
+
+impl SigningInput {
+    /// The header has `alg`, `kid` and `typ`, as [`super::verify`] takes it (JWT-02, JWT-07, A-10).
+    #[must_use]
+    pub fn new(algorithm: Algorithm, key_id: &str, claims: &Map<String, Value>) -> Self {
+        let header = json!({ "alg": algorithm.name(), "kid": key_id, "typ": "JWT" }).to_string();
+        let claims = Value::Object(claims.clone()).to_string();
+        Self(format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes())))
+    }
+
+    /// The bytes to sign.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The token. An ECDSA signature is r and s, each as long as the curve's coordinates, not DER.
+    #[must_use]
+    pub fn with_signature(self, signature: &[u8]) -> String {
+        format!("{}.{}", self.0, encode(signature))
+    }
+}
+
+fn encode(bytes: &[u8]) -> String {
+    Base64UrlUnpadded::encode_string(bytes)
+}
