@@ -6,24 +6,29 @@ CREATE TABLE trust_domain (
     singleton        INTEGER PRIMARY KEY CHECK (singleton = 1),
     name             TEXT    NOT NULL,
     root_hash        BLOB    NOT NULL CHECK (length(root_hash) = 32), -- SHA-256 of the first root's certificate
+    created_at       INTEGER NOT NULL,
     epoch            TEXT    NOT NULL, -- UUID; new at creation and at a restore
     version          INTEGER NOT NULL CHECK (version >= 0), -- taken in each transaction that changes what a node may see
     bundle_sequence  INTEGER NOT NULL CHECK (bundle_sequence >= 1),
-    highest_time     INTEGER NOT NULL  -- the latest time at which this CA acted
+    highest_time     INTEGER NOT NULL, -- the latest time at which this CA acted
+    audit_chain      TEXT    NOT NULL  -- the chain that the process on this database writes
 ) STRICT;
 
--- Keys that sign. Private keys are files beside the database, named by `id`; none is in here.
+-- Keys that sign. Private keys are files beside the database, named by `id`; none is in here. A row stays for
+-- good: the heads of the audit chain are verified against it.
 CREATE TABLE authority (
     id            TEXT    PRIMARY KEY, -- issuing, root: hex of the subject key identifier; jwt: the `kid`
     kind          TEXT    NOT NULL CHECK (kind IN ('root', 'issuing', 'jwt')),
-    certificate   BLOB,                -- DER; NULL for jwt
+    certificate   BLOB    CHECK (certificate IS NOT NULL OR kind = 'jwt'), -- DER; NULL for jwt
     public_key    BLOB    NOT NULL,    -- SubjectPublicKeyInfo DER
     not_before    INTEGER NOT NULL,
     not_after     INTEGER NOT NULL,    -- jwt: no document outlives it
-    published_at  INTEGER NOT NULL,
-    active_from   INTEGER NOT NULL,    -- signs from here on, until the next one of its kind is active
+    published_at  INTEGER NOT NULL,    -- prepared; root and jwt: in the bundle since
+    active_from   INTEGER NOT NULL,    -- planned first use
+    activated_at  INTEGER,             -- signs since
     retired_at    INTEGER,             -- stopped signing
-    withdraw_at   INTEGER              -- the last document it signed has expired
+    withdraw_at   INTEGER,             -- planned: the last document it signed has expired
+    withdrawn_at  INTEGER              -- out of the bundle
 ) STRICT;
 
 CREATE TABLE node (
@@ -44,7 +49,7 @@ CREATE UNIQUE INDEX node_pending_key ON node (pending_key) WHERE pending_key IS 
 -- Older keys of a node, so that a stale copy is told from a stranger. Bounded per node.
 CREATE TABLE node_retired_key (
     key         BLOB    PRIMARY KEY CHECK (length(key) = 32),
-    node        TEXT    NOT NULL,
+    node        TEXT    NOT NULL REFERENCES node (name) ON DELETE CASCADE,
     retired_at  INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX node_retired_key_node ON node_retired_key (node, retired_at);
@@ -61,9 +66,11 @@ CREATE TABLE invitation (
     bound_key   BLOB    CHECK (length(bound_key) = 32), -- the first key that redeemed it
     bound_at    INTEGER,
     bound_from  TEXT,
-    closed_at   INTEGER  -- the node synced once, or a newer invitation took its place
+    refusals    INTEGER NOT NULL DEFAULT 0, -- other keys that tried
+    closed_at   INTEGER  -- the node synced once or was removed, or a newer invitation took its place
 ) STRICT;
-CREATE INDEX invitation_node ON invitation (node) WHERE closed_at IS NULL;
+CREATE UNIQUE INDEX invitation_open ON invitation (node) WHERE closed_at IS NULL;
+CREATE INDEX invitation_expires ON invitation (expires_at);
 
 CREATE TABLE service (
     id          TEXT    PRIMARY KEY, -- UUID, the opaque name in tombstones
@@ -78,12 +85,14 @@ CREATE TABLE service (
     created_at  INTEGER NOT NULL,
     updated_at  INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX service_hint ON service (hint) WHERE hint <> '';
 
--- The audit chain: hash = SHA-256(previous hash || seq || at || kind || body, each length-prefixed). One chain
--- per CA process; every group of records that was written together ends in a signed head.
+-- The audit chain: hash = SHA-256(previous hash || seq || at || kind || body, each length-prefixed); before the
+-- first record stands a hash over chain, trust domain and root. One chain per CA process; every group of records
+-- that was written together ends in a signed head.
 CREATE TABLE audit_record (
     chain  TEXT    NOT NULL,
-    seq    INTEGER NOT NULL,
+    seq    INTEGER NOT NULL CHECK (seq >= 1),
     at     INTEGER NOT NULL,
     kind   TEXT    NOT NULL,
     body   TEXT    NOT NULL, -- JSON
@@ -96,7 +105,7 @@ CREATE TABLE audit_head (
     seq        INTEGER NOT NULL, -- the last record of the group
     at         INTEGER NOT NULL,
     hash       BLOB    NOT NULL CHECK (length(hash) = 32),
-    authority  TEXT    NOT NULL, -- the issuing authority that signed
-    signature  BLOB    NOT NULL, -- ECDSA P-256 SHA-256 over 'bonafide audit head' || chain || seq || at || hash
+    authority  TEXT    NOT NULL REFERENCES authority (id), -- the issuing authority that signed
+    signature  BLOB    NOT NULL, -- ECDSA P-256 SHA-256 over 'bonafide audit head' || chain || seq || at || hash, length-prefixed
     PRIMARY KEY (chain, seq)
 ) STRICT, WITHOUT ROWID;
