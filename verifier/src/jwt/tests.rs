@@ -362,11 +362,11 @@ fn claims_by_requirement() {
         ("32 audiences", "aud", Some(names(32)), Ok(())),
         ("33 audiences", "aud", Some(names(33)), Err(JwtError::TooManyAudiences { count: 33 })),
         // exp, A-14
-        ("JWT-16 T-09 no exp", "exp", None, missing("exp")),
+        ("JWT-15 JWT-16 T-09 no exp", "exp", None, missing("exp")),
         ("JWT-20 not yet", "exp", Some(seconds(1)), Ok(())),
         ("JWT-20 now, within the leeway", "exp", Some(seconds(0)), Ok(())),
         ("JWT-20 leeway less one", "exp", Some(seconds(-29)), Ok(())),
-        ("JWT-20 leeway", "exp", Some(seconds(-30)), expired(30)),
+        ("JWT-19 JWT-20 leeway", "exp", Some(seconds(-30)), expired(30)),
         ("JWT-20 leeway and one", "exp", Some(seconds(-31)), expired(31)),
         ("T-10 2^53 - 1", "exp", Some(json!(9_007_199_254_740_991_u64)), Ok(())),
         ("T-10 2^53", "exp", Some(json!(9_007_199_254_740_992_u64)), date("exp")),
@@ -449,10 +449,19 @@ fn only_jwt_keys_of_the_own_trust_domain() {
     let other = BundleSet::empty().with(bundle("example.com", &keys.p256));
     assert_eq!(found(&other), Err(JwtError::UnknownTrustDomain { id: SpiffeId::parse(ID).unwrap() }));
     assert_eq!(found(&other.with(bundle("example.org", &Key::p256()))), Err(JwtError::BadSignature));
-    // JWT-24, JWT-25: an X.509 key of the trust domain signs no tokens.
     let root = crate::x509::fixtures::Authority::root("example.org");
     let x509_only = crate::x509::fixtures::bundle_of("example.org", &[&root.der]).into();
-    assert_eq!(found(&x509_only), Err(JwtError::NoAuthorities { trust_domain: domain("example.org") }));
+    let none = Err(JwtError::NoAuthorities { trust_domain: domain("example.org") });
+    assert_eq!(found(&x509_only), none, "JWT-24 JWT-25 an X.509 key of the trust domain signs no tokens");
+}
+
+#[test]
+fn jwt_18_the_algorithm_is_looked_at_before_the_claims() {
+    let header = encode(r#"{"alg":"HS256","kid":"p256"}"#);
+    for claims in ["", "e30", "bm8"] {
+        let found = UnverifiedJwt::parse(&format!("{header}.{claims}.")).map(drop);
+        assert_eq!(found, Err(JwtError::Algorithm { found: "HS256".into() }));
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
+use zeroize::Zeroizing;
 
 pub use self::authority::{JwtAuthority, X509Authority};
 pub use self::error::{AuthorityError, BundleError, Skipped};
@@ -19,6 +20,16 @@ use super::TrustDomain;
 /// A value of this type is the whole truth about its trust domain: an SVID that no key in it vouches for is refused, and
 /// a bundle without any key refuses them all (TDB-10). Keys that were in a document but cannot be used are in
 /// [`TrustBundle::skipped`], with the reason; they never take the others with them (TDB-09, X509-42).
+///
+/// ```no_run
+/// use bonafide_verifier::spiffe::{BundleSet, TrustBundle, TrustDomain};
+/// let bundle = TrustBundle::parse_spiffe_json(TrustDomain::parse("example.org")?, &std::fs::read("bundle.json")?)?;
+/// for skipped in bundle.skipped() {
+///     eprintln!("key {} of the bundle is not used: {}", skipped.entry, skipped.reason);
+/// }
+/// let bundles = BundleSet::from(bundle);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
@@ -95,6 +106,7 @@ impl TrustBundle {
         let mut entry = 0;
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
             let (kind, der) = section.map_err(|_| BundleError::Pem { section: entry })?;
+            let der = Zeroizing::new(der);
             match kind {
                 SectionKind::Certificate if entry == MAX_BUNDLE_KEYS => {
                     return Err(BundleError::TooManyKeys { limit: MAX_BUNDLE_KEYS });
@@ -258,15 +270,21 @@ fn check_size(document: &[u8]) -> Result<(), BundleError> {
     if document.len() > MAX_BUNDLE_BYTES { Err(BundleError::TooLarge { bytes: document.len() }) } else { Ok(()) }
 }
 
-/// One section of PEM (RFC 7468).
+/// One section of PEM (RFC 7468). It may be a private key: no copy of it stays behind in memory that is given back.
 pub(crate) fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
+    let mut text = String::with_capacity(der.len().div_ceil(48) * 65 + 2 * (label.len() + 20));
+    text.push_str("-----BEGIN ");
+    text.push_str(label);
+    text.push_str("-----\n");
     // 48 bytes make a line of 64 characters.
-    for line in der.chunks(48) {
-        text.push_str(&Base64::encode_string(line));
+    let mut line = Zeroizing::new([0; 64]);
+    for bytes in der.chunks(48) {
+        text.push_str(Base64::encode(bytes, line.as_mut_slice()).unwrap_or_default());
         text.push('\n');
     }
-    text.push_str(&format!("-----END {label}-----\n"));
+    text.push_str("-----END ");
+    text.push_str(label);
+    text.push_str("-----\n");
     text
 }
 

@@ -83,22 +83,19 @@ fn id_20_only_the_own_trust_domain_vouches() {
         .into_iter()
         .map(std::sync::Arc::new)
         .collect();
-    // T-25: right path, wrong trust domain; both bundles are trusted.
     let forged = [theirs.issuing.leaf(ID, &ours.key), theirs.issuing.der.clone()];
     let foreign = ProfileError::ForeignAuthority { found: "example.com".into(), expected: domain("example.org") };
-    assert_eq!(verdict(&forged, &both, NOW), Err(intermediate_flaw(1, foreign)));
+    assert_eq!(verdict(&forged, &both, NOW), Err(intermediate_flaw(1, foreign)), "T-25 right path, wrong trust domain");
     let unknown = Err(VerifyError::UnknownAuthority { trust_domain: domain("example.org") });
     assert_eq!(verdict(&[theirs.root.leaf(ID, &ours.key)], &both, NOW), unknown);
-    // X509-31, TDB-02: the bundle of the other one does not count, nor does a set without a bundle.
     let only_theirs = bundle_of("example.com", &[&theirs.root.der]).into();
     let id = SpiffeId::parse(ID).unwrap();
     let missing = Err(VerifyError::UnknownTrustDomain { id });
-    assert_eq!(verdict(&ours.chain(|_| {}), &only_theirs, NOW), missing);
-    assert_eq!(verdict(&ours.chain(|_| {}), &BundleSet::empty(), NOW), missing);
-    // X509-44, TDB-10: a bundle without a root.
+    assert_eq!(verdict(&ours.chain(|_| {}), &only_theirs, NOW), missing, "X509-31 TDB-02 the bundle of another");
+    assert_eq!(verdict(&ours.chain(|_| {}), &BundleSet::empty(), NOW), missing, "X509-31 no bundle");
     let empty = bundle_of("example.org", &[]).into();
     let none = Err(VerifyError::NoAuthorities { trust_domain: domain("example.org") });
-    assert_eq!(verdict(&ours.chain(|_| {}), &empty, NOW), none);
+    assert_eq!(verdict(&ours.chain(|_| {}), &empty, NOW), none, "X509-44 TDB-10 a bundle without a root");
     // A root of the same name with another key, with and without key identifiers to tell.
     let namesake = bundle_of("example.org", &[&Authority::root("example.org").der]).into();
     assert_eq!(verdict(&ours.chain(|_| {}), &namesake, NOW), unknown);

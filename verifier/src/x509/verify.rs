@@ -21,6 +21,15 @@ use crate::spiffe::{BundleSet, SpiffeId, TrustBundle, X509Authority};
 /// no leeway. Certificates that the peer sent and that are not on the way are not looked at. Whether the
 /// peer holds the leaf's key is for TLS to show, and whether it is welcome for the caller to decide.
 ///
+/// ```no_run
+/// # use bonafide_verifier::{clock::Timestamp, spiffe::BundleSet, x509};
+/// # fn decide(certificates: &[rustls::pki_types::CertificateDer<'_>], bundles: &BundleSet, now: Timestamp) -> Result<(), x509::VerifyError> {
+/// let peer = x509::verify(&x509::PresentedChain::leaf_first(certificates)?, bundles, now)?;
+/// println!("{} until {}", peer.id(), peer.not_after());
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// The first reason found; see [`VerifyError`].
 pub fn verify(chain: &PresentedChain<'_>, bundles: &BundleSet, at: Timestamp) -> Result<VerifiedPeer, VerifyError> {

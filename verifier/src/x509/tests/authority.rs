@@ -52,7 +52,7 @@ fn intermediates_by_requirement() {
             flaw(ProfileError::SigningPath { id: "spiffe://example.org/ca".into() }),
         ),
         ("X509-10 A-03 a slash at the end", with_uri("spiffe://example.org/"), Ok(())),
-        ("X509-11 X509-36 another trust domain", with_uri("spiffe://example.com"), domain_of("example.com")),
+        ("X509-11 X509-36 A-09 another trust domain", with_uri("spiffe://example.com"), domain_of("example.com")),
         ("X509-11 another trust domain and a slash", with_uri("spiffe://example.com/"), domain_of("example.com")),
         (
             "X509-11 the scheme in upper case",
@@ -168,7 +168,7 @@ fn intermediates_by_requirement() {
             flaw(ProfileError::UnknownCriticalExtension { oid: "1.2.3".into() }),
         ),
         (
-            "expired",
+            "X509-30 expired",
             change(|r| r.not_after = time(at(-1))),
             Err(VerifyError::Expired { link: Link::Intermediate(1), not_after: at(-1), now: NOW }),
         ),
@@ -179,7 +179,7 @@ fn intermediates_by_requirement() {
         ),
         ("its last second", change(|r| r.not_after = time(NOW)), Ok(())),
         (
-            "signed by another",
+            "X509-30 signed by another",
             change(|r| r.issuer = name("another")),
             Err(VerifyError::UnknownAuthority { trust_domain: domain("example.org") }),
         ),
@@ -200,7 +200,7 @@ fn intermediates_by_requirement() {
 }
 
 #[test]
-fn name_constraints_of_other_kinds_are_enforced() {
+fn x509_30_name_constraints_of_other_kinds_are_enforced() {
     let realm = Realm::new("example.org");
     let bundles = realm.bundles();
     let address = |bytes: &[u8]| tlv(0x87, bytes);
@@ -279,7 +279,7 @@ fn x509_14_path_lengths() {
 }
 
 #[test]
-fn roots_must_be_valid_too() {
+fn x509_30_roots_must_be_valid_too() {
     let key = Key::p256();
     let within = |from: i64, to: i64| {
         move |r: &mut Recipe| {
@@ -291,7 +291,7 @@ fn roots_must_be_valid_too() {
     for (what, from, to, expected) in [
         ("valid", -10, 10, Ok(())),
         ("its last second", -10, 0, Ok(())),
-        ("expired", -10, -1, Err(VerifyError::Expired { link, not_after: at(-1), now: NOW })),
+        ("X509-30 expired", -10, -1, Err(VerifyError::Expired { link, not_after: at(-1), now: NOW })),
         ("not yet valid", 1, 10, Err(VerifyError::NotYetValid { link, not_before: at(1), now: NOW })),
     ] {
         let root = Authority::root_with("example.org", "root", Key::p256(), within(from, to));

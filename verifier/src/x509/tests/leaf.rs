@@ -18,7 +18,7 @@ fn leaves_by_requirement() {
     let cases: Vec<(&str, Change, Result<(), ProfileError>)> = vec![
         ("X509-01 as our CA issues it", change(|_| {}), Ok(())),
         (
-            "X509-01 no subject alternative name",
+            "X509-01 A-08 no subject alternative name",
             change(|r| {
                 r.without(SUBJECT_ALT_NAME);
             }),
@@ -32,7 +32,7 @@ fn leaves_by_requirement() {
             Err(ProfileError::NoUri),
         ),
         (
-            "X509-02 two SPIFFE IDs",
+            "X509-02 A-08 two SPIFFE IDs",
             change(|r| {
                 r.set(names(&[uri(ID), uri(ID)]));
             }),
@@ -62,7 +62,7 @@ fn leaves_by_requirement() {
             Ok(()),
         ),
         (
-            "X509-05 X509-35 no path",
+            "X509-05 X509-35 A-05 no path",
             with_uri("spiffe://example.org"),
             Err(ProfileError::NoPath { id: SpiffeId::parse("spiffe://example.org").unwrap() }),
         ),
@@ -110,7 +110,7 @@ fn leaves_by_requirement() {
             Ok(()),
         ),
         (
-            "X509-18 no key usage",
+            "X509-18 A-06 no key usage",
             change(|r| {
                 r.without(KEY_USAGE);
             }),
@@ -124,7 +124,7 @@ fn leaves_by_requirement() {
             Err(ProfileError::KeyUsageNotCritical),
         ),
         (
-            "X509-22 no digitalSignature",
+            "X509-22 A-06 no digitalSignature",
             change(|r| {
                 r.set(key_usage(KEY_AGREEMENT));
             }),
@@ -226,7 +226,7 @@ fn leaves_by_requirement() {
             id("SPIFFE://example.org/photo", SpiffeIdError::Scheme { found: "SPIFFE://example".into() }),
         ),
         (
-            "ID-05 upper-case domain",
+            "ID-05 A-01 upper-case domain",
             with_uri("spiffe://Example.org/photo"),
             id("spiffe://Example.org/photo", SpiffeIdError::TrustDomainByte { byte: b'E', at: 9 }),
         ),
@@ -271,7 +271,11 @@ fn leaves_by_requirement() {
             id("spiffe://example.org/photo/", SpiffeIdError::TrailingSlash),
         ),
         ("ID-16 2048 bytes", with_uri(&long_id(2048)), Ok(())),
-        ("ID-16 2049 bytes", with_uri(&long_id(2049)), id(&long_id(2049), SpiffeIdError::TooLong { length: 2049 })),
+        (
+            "ID-16 A-02 2049 bytes",
+            with_uri(&long_id(2049)),
+            id(&long_id(2049), SpiffeIdError::TooLong { length: 2049 }),
+        ),
         (
             "ID-14 not ASCII",
             change(|r| {
@@ -509,6 +513,11 @@ fn leaves_by_their_encoding() {
             Err(ProfileError::TimeEncoding),
         ),
         ("UTCTime to the end of 2049", change(|r| r.not_after = tlv(0x17, b"491231235959Z")), Ok(())),
+        (
+            "UTCTime from 50 means 1950",
+            change(|r| r.not_after = tlv(0x17, b"500101000000Z")),
+            Err(ProfileError::Validity { not_before: at(-60), not_after: Timestamp::from_unix_seconds(-631_152_000) }),
+        ),
         ("GeneralizedTime from 2050", change(|r| r.not_after = tlv(0x18, b"20500101000000Z")), Ok(())),
         ("no well-defined end", change(|r| r.not_after = tlv(0x18, b"99991231235959Z")), Ok(())),
         (
