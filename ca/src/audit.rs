@@ -17,5 +17,5 @@ pub(crate) use self::{
     kind::Kind,
     list::{Entry, Filter, Page, list},
     record::{JwtIssued, Record, SvidKind, Who, X509Issued},
-    verify::{Broken, Verified, VerifyError, verify},
+    verify::{Broken, Flaw, Verified, VerifyError, verify, verify_file},
 };

@@ -37,7 +37,7 @@ use crate::{
     },
     clock_guard::ClockGuard,
     registry::{Change, Registry, Rules, What},
-    store::{self, Abort, OpenError, Store, StoreError, WriteError},
+    store::{self, Abort, OpenError, Store, StoreError, WriteError, rows::Everything},
 };
 
 /// What the start of a CA is given.
@@ -131,9 +131,14 @@ pub(crate) async fn open_or_create(options: Options, clock: Arc<dyn Clock>) -> R
         path: PathBuf::new(),
         source: io::Error::other(error),
     })?;
-    let (mut opened, options) = joined?;
-    take_up(&mut opened, &options, &clock).await?;
-    Ok(opened)
+    let (opened, options) = joined?;
+    match take_up(&opened, &options, &clock).await {
+        Ok(()) => Ok(opened),
+        Err(error) => {
+            opened.store.close().await;
+            Err(error)
+        }
+    }
 }
 
 fn open_files(options: &Options, clock: &Arc<dyn Clock>) -> Result<Opened, DataDirError> {
@@ -158,6 +163,19 @@ fn open_files(options: &Options, clock: &Arc<dyn Clock>) -> Result<Opened, DataD
     };
     let keystore = KeyStore::open(&state.join(KEYS))?;
     let (store, everything) = Store::open(&state, options.store.clone(), clock.clone())?;
+    load(options, clock, created, lock, keystore, store.clone(), everything).inspect_err(|_| store.close_blocking())
+}
+
+fn load(
+    options: &Options,
+    clock: &Arc<dyn Clock>,
+    created: bool,
+    lock: Lock,
+    keystore: KeyStore,
+    store: Store,
+    everything: Everything,
+) -> Result<Opened, DataDirError> {
+    let directory = &options.directory;
     let row = everything.trust_domain.clone();
     if let Some(given) = &options.trust_domain
         && *given != row.name
@@ -192,7 +210,7 @@ fn open_files(options: &Options, clock: &Arc<dyn Clock>) -> Result<Opened, DataD
 }
 
 /// What a start changes: a new epoch after a restore, the operator's word about the clock, authorities that are due.
-async fn take_up(opened: &mut Opened, options: &Options, clock: &Arc<dyn Clock>) -> Result<(), DataDirError> {
+async fn take_up(opened: &Opened, options: &Options, clock: &Arc<dyn Clock>) -> Result<(), DataDirError> {
     let failed = |error: WriteError<std::convert::Infallible>| match error {
         WriteError::Refused(never) => match never {},
         WriteError::Store(error) => DataDirError::Store(error),

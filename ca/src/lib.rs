@@ -6,6 +6,8 @@ mod authority;
 mod cli;
 mod clock_guard;
 mod data_dir;
+#[cfg(test)]
+mod fixtures;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;

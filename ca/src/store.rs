@@ -154,7 +154,7 @@ impl Store {
         limits: Limits,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, rows::Everything), OpenError> {
-        let opened = Opened::open(directory)?;
+        let opened = Opened::open(directory, &limits)?;
         let everything = opened.everything()?;
         let path = opened.path.clone();
         let readers = Readers::open(&path, limits.readers, limits.wait)?;
@@ -286,6 +286,15 @@ impl Store {
         }
     }
 
+    /// As [`Self::close`], from a thread that may block.
+    pub(crate) fn close_blocking(&self) {
+        self.shared.readers.close();
+        let (answer, answered) = oneshot::channel();
+        if self.shared.queue.blocking_send(Job::Close(answer)).is_ok() {
+            let _ = answered.blocking_recv();
+        }
+    }
+
     /// The last durable record.
     pub(crate) fn head(&self) -> Arc<Head> {
         self.shared.link.head.load_full()
@@ -335,6 +344,7 @@ impl Store {
     }
 
     async fn answer<T>(&self, answered: oneshot::Receiver<T>, ticket: &Ticket) -> Result<T, StoreError> {
+        let _given_up = GiveUp(ticket);
         tokio::pin!(answered);
         let wait = self.shared.limits.wait;
         if let Ok(answer) = timeout(wait, &mut answered).await {
@@ -355,6 +365,15 @@ impl Store {
             Some(reason) => StoreError::Failed { reason },
             None => StoreError::Closed,
         }
+    }
+}
+
+/// Cancels a job that has not been taken yet when its caller goes away.
+struct GiveUp<'a>(&'a Ticket);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 

@@ -7,11 +7,14 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_ASN1, EcdsaKeyPair, UnparsedPublicKey},
 };
 use bonafide_verifier::clock::Timestamp;
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
 
 use super::record::sha256;
 
 /// Where a chain ends: what `audit verify` takes to notice a cut tail.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "HeadText", into = "HeadText")]
 pub(crate) struct Head {
     pub(crate) chain: Arc<str>,
     pub(crate) seq: u64,
@@ -54,6 +57,30 @@ impl Head {
     /// Whether `signature` over this head was made by the key `point` (uncompressed, as in a P-256 SubjectPublicKeyInfo).
     pub(crate) fn signed_by(&self, at: Timestamp, point: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(&self.to_be_signed(at), signature).is_ok()
+    }
+}
+
+/// A head as it is exported: `{"chain":"ca-0123456789ab","seq":42,"hash":"…"}`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadText {
+    chain: String,
+    seq: u64,
+    hash: String,
+}
+
+impl From<Head> for HeadText {
+    fn from(head: Head) -> Self {
+        Self { chain: head.chain.to_string(), seq: head.seq, hash: HEXLOWER.encode(&head.hash) }
+    }
+}
+
+impl TryFrom<HeadText> for Head {
+    type Error = &'static str;
+    fn try_from(text: HeadText) -> Result<Self, Self::Error> {
+        let hash = HEXLOWER.decode(text.hash.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
+        let hash = hash.ok_or("`hash` takes 64 hexadecimal digits in lower case")?;
+        Ok(Self { chain: text.chain.into(), seq: text.seq, hash })
     }
 }
 

@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::Head;
 use crate::{
     authority::{Authority, AuthorityKind},
-    store::{Reader, Store, StoreError, TxError, rows::HeadRow},
+    store::{ReadOnly, Reader, Store, StoreError, TxError, rows::HeadRow},
 };
 
 /// A log that holds.
@@ -126,6 +126,19 @@ pub(crate) async fn verify(store: &Store, expected: Option<Head>) -> Result<Veri
         let (next, outcome) = step;
         walk = next;
         if let Some(verified) = outcome? {
+            return Ok(verified);
+        }
+    }
+}
+
+/// Verifies the log in a database file, chunk by chunk, whether its CA is running or not. Without an `expected` head it must
+/// reach what was durable when this began. Blocks.
+pub(crate) fn verify_file(file: &ReadOnly, expected: Option<Head>) -> Result<Verified, VerifyError> {
+    let durable = file.noted();
+    let mut walk = file.read(|reader| Ok(Walk::start(reader)))??;
+    walk.expected = expected.or_else(|| durable.map(|(seq, hash)| Head { chain: walk.head.chain.clone(), seq, hash }));
+    loop {
+        if let Some(verified) = file.read(|reader| Ok(walk.step(reader)))?? {
             return Ok(verified);
         }
     }

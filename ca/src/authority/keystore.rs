@@ -206,14 +206,14 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), KeyFileError> {
     })
 }
 
-/// Owned by this process's user, and nothing allowed that `wanted` does not.
+/// Owned by this process's user, and nothing allowed to others; `wanted` is what the message proposes.
 pub(crate) fn check_owner_and_mode(path: &Path, found: &fs::Metadata, wanted: u32) -> Result<(), KeyFileError> {
     let expected = geteuid().as_raw();
     if found.uid() != expected {
         return Err(KeyFileError::Owner { path: path.to_owned(), owner: found.uid(), expected });
     }
-    let mode = found.mode() & 0o7777;
-    if mode & !wanted != 0 {
+    let mode = found.mode() & 0o777;
+    if mode & 0o077 != 0 {
         return Err(KeyFileError::Mode { path: path.to_owned(), mode, wanted });
     }
     Ok(())

@@ -54,7 +54,11 @@ fn next_of_kind(rows: &[Authority], kind: AuthorityKind, lifetimes: &Lifetimes, 
         rows.iter().filter(move |row| row.kind == kind && row.state() == state).max_by_key(|row| row.active_from)
     };
     // What has not enough life left for a document is of no use, prepared or not.
-    let prepared = of_state(AuthorityState::Prepared).filter(|row| now < row.not_after.saturating_sub(row.life() / 3));
+    let usable = |row: &Authority| now < row.not_after.saturating_sub(row.life() / 3);
+    let prepared = of_state(AuthorityState::Prepared);
+    if let Some(overslept) = prepared.filter(|row| !usable(row)) {
+        return (now, Step::Withdraw { id: overslept.id.clone() });
+    }
     let active = of_state(AuthorityState::Active).filter(|row| now < row.not_after);
     match (active, prepared) {
         (None, None) => (now, Step::Replace { kind }),

@@ -171,7 +171,9 @@ impl Registry {
     ) -> Result<Joined, Abort<JoinRefusal>> {
         let name = invitation.node.clone();
         let live = tx.node(&name)?;
+        let first = invitation.bound.is_none();
         if let Some(node) = &live
+            && !first
             && node.key_state(&bound.key).is_some()
         {
             let body = json!({ "node": name.as_str(), "invitation": invitation.id });

@@ -43,25 +43,22 @@ impl Service {
     }
 
     /// Whether one process could be given both: unless the nodes or the facts exclude each other.
-    pub(super) fn could_meet(&self, other: &Self, labels_of: &dyn Fn(&NodeName) -> Option<Labels>) -> bool {
-        let share_a_node = self
-            .placements
-            .iter()
-            .any(|ours| other.placements.iter().any(|theirs| could_share_a_node(ours, theirs, labels_of)));
+    pub(super) fn could_meet(&self, other: &Self) -> bool {
+        let share_a_node =
+            self.placements.iter().any(|ours| other.placements.iter().any(|theirs| could_share_a_node(ours, theirs)));
         share_a_node && could_match_together(&self.selectors, &other.selectors)
     }
 }
 
-/// Without knowledge of a node, it could have any label.
-fn could_share_a_node(a: &Placement, b: &Placement, labels_of: &dyn Fn(&NodeName) -> Option<Labels>) -> bool {
+/// A node can get any label when it joins anew, but has one value of each.
+fn could_share_a_node(a: &Placement, b: &Placement) -> bool {
     match (a, b) {
-        (Placement::Any, _) | (_, Placement::Any) => true,
         (Placement::Node(a), Placement::Node(b)) => a == b,
         (Placement::Label { key: a, value: x }, Placement::Label { key: b, value: y }) => a != b || x == y,
-        (Placement::Node(node), label @ Placement::Label { .. })
-        | (label @ Placement::Label { .. }, Placement::Node(node)) => {
-            labels_of(node).is_none_or(|labels| label.covers(node, &labels))
-        }
+        (Placement::Any, _)
+        | (_, Placement::Any)
+        | (Placement::Node(_), Placement::Label { .. })
+        | (Placement::Label { .. }, Placement::Node(_)) => true,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bonafide_ca_api::{Labels, NodeName, Placement, Selector};
+use bonafide_ca_api::{Placement, Selector};
 use serde::Serialize;
 
 use super::{
@@ -172,10 +172,8 @@ impl Registry {
 
     /// A workload picks an SVID by its hint: no two that it could hold may have the same.
     fn check_hint(&self, tx: &Tx<'_>, service: &Service) -> Result<(), Abort<ServiceError>> {
-        let snapshot = self.load();
-        let labels_of = |name: &NodeName| -> Option<Labels> { snapshot.node(name).map(|node| node.labels.clone()) };
         for other in tx.services_by_hint(&service.hint, self.trust_domain())? {
-            if other.id != service.id && service.could_meet(&other, &labels_of) {
+            if other.id != service.id && service.could_meet(&other) {
                 let (hint, other) = (service.hint.escape_debug().to_string(), other.path().to_owned());
                 return Err(Abort::Refused(ServiceError::HintTaken { hint, other }));
             }

@@ -38,6 +38,7 @@ pub(super) fn selectors(mut selectors: Vec<Selector>) -> Result<Vec<Selector>, S
         return Err(ServiceError::NoSelector);
     }
     too_many("selectors", selectors.len(), Selector::MAX_COUNT)?;
+    too_many("bytes of selectors", selectors.iter().map(|one| one.value().len()).sum(), SELECTOR_BYTES)?;
     if !selectors.iter().any(Selector::is_user) {
         return Err(ServiceError::NoUser);
     }
@@ -154,3 +155,5 @@ fn shortened(text: &str) -> String {
 pub(super) const X509: &str = "X.509-SVID";
 pub(super) const JWT: &str = "JWT-SVID";
 const HINT_LIMIT: usize = 1024;
+/// No stored value is longer than 64 KiB (T-33).
+const SELECTOR_BYTES: usize = 32 << 10;

@@ -81,6 +81,9 @@ impl DiskWatch {
 
     /// Why nothing is issued now, if so.
     pub(super) fn refusal(&self) -> Option<StoreError> {
+        if let Disk::Exhausted { .. } = self.state() {
+            self.look();
+        }
         match self.state() {
             Disk::Exhausted { free, .. } => Some(StoreError::DiskFull { path: self.inner.directory.clone(), free }),
             Disk::Low { .. } | Disk::Enough => None,

@@ -11,6 +11,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     error::{OpenError, StoreError, TxError},
+    position,
     sqlite::{self, Fault},
 };
 
@@ -23,6 +24,7 @@ pub(crate) struct Reader<'a> {
 #[derive(Debug)]
 pub(crate) struct ReadOnly {
     connection: Connection,
+    directory: PathBuf,
 }
 
 impl ReadOnly {
@@ -34,7 +36,13 @@ impl ReadOnly {
         let path = directory.join(super::DATABASE);
         let connection = sqlite::open_reader(&path)?;
         sqlite::check_owner(&connection, &path)?;
-        Ok(Self { connection })
+        Ok(Self { connection, directory: directory.to_owned() })
+    }
+
+    /// Number and hash of the last record that was durable when its CA noted it last, if that can be read.
+    pub(crate) fn noted(&self) -> Option<(u64, [u8; 32])> {
+        let noted = std::fs::read(position::path(&self.directory)).ok().and_then(|bytes| position::decode(&bytes).ok());
+        noted.filter(|noted| noted.seq > 0).map(|noted| (noted.seq, noted.hash))
     }
 
     /// Runs `read` in one consistent view. Blocks.

@@ -1,6 +1,6 @@
 //! Opening SQLite as we want it, and reading its errors.
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
 
@@ -28,7 +28,8 @@ impl Fault {
     pub(super) fn of(error: &rusqlite::Error) -> Self {
         let rusqlite::Error::SqliteFailure(failure, _) = error else { return Self::of_conversion(error) };
         match failure.code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy,
+            // No file descriptor is left (F-19): nothing was touched, and there will be some again.
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::CannotOpen => Self::Busy,
             ErrorCode::DiskFull => Self::DiskFull,
             // The index of the write-ahead log could not grow: nothing was written yet.
             ErrorCode::SystemIoFailure
@@ -40,7 +41,6 @@ impl Fault {
             ErrorCode::SystemIoFailure
             | ErrorCode::DatabaseCorrupt
             | ErrorCode::NotADatabase
-            | ErrorCode::CannotOpen
             | ErrorCode::ReadOnly
             | ErrorCode::FileLockingProtocolFailed
             | ErrorCode::PermissionDenied => Self::Fatal,
@@ -79,7 +79,7 @@ pub(super) fn create(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// Opens the database for the one that writes: checks whose it is, how new and whether it is sound.
-pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+pub(super) fn open_writer(path: &Path, wait: Duration) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| open_error(path, &error))?;
     // While we look, nothing may change: not even the log be moved into a damaged file when we close it again.
@@ -89,6 +89,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     check(&connection, path)?;
     let prepare = || -> rusqlite::Result<()> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        connection.busy_timeout(wait)?;
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
         // We checkpoint by ourselves: SQLite would swallow an error of the disk there.
@@ -201,6 +202,6 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect::<Vec<_>>().join("; ")
 }
 
-/// Agrees with `Limits::wait`: nobody waits longer for a lock than for its turn.
-const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Of readers, and while opening. The writer's is `Limits::wait`.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const WHOLE_CHECK_UP_TO: u64 = 64 << 20;

@@ -367,6 +367,12 @@ impl<'a> Tx<'a> {
         self.execute(sql::DELETE_SERVICE, [&**id]).map(drop)
     }
 
+    /// For tests of faults.
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &Connection {
+        self.connection
+    }
+
     fn execute(&self, sql: &str, params: impl Params) -> Result<usize, TxError> {
         Ok(self.connection.prepare_cached(sql)?.execute(params)?)
     }

@@ -127,9 +127,9 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn open(directory: &Path) -> Result<Self, OpenError> {
+    pub(super) fn open(directory: &Path, limits: &Limits) -> Result<Self, OpenError> {
         let path = directory.join(DATABASE);
-        let connection = sqlite::open_writer(&path)?;
+        let connection = sqlite::open_writer(&path, limits.wait)?;
         let damaged = |error: TxError| failed(&path, error);
         let trust_domain = super::rows::trust_domain(&connection).map_err(damaged)?;
         let origin = Head::origin(&trust_domain.audit_chain, trust_domain.name.as_str(), &trust_domain.root_hash);
