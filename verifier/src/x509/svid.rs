@@ -93,6 +93,9 @@ impl SvidError {
             Self::OtherKey => "key-is-not-the-certificates",
         }
     }
+
+    /// Every code that [`SvidError::code`] gives, but for those of [`VerifyError::CODES`] and [`ProfileError::CODES`].
+    pub const CODES: &[&str] = &["bad-der", "bad-pem", "bad-private-key", "key-is-not-the-certificates"];
 }
 
 impl X509Svid {

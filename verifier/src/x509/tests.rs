@@ -25,6 +25,9 @@ fn change(change: impl Fn(&mut Recipe) + 'static) -> Change {
 /// The verdict, the same with the cache and without, on the first and on the second time.
 fn verdict(chain: &[CertificateDer<'_>], bundles: &BundleSet, at: Timestamp) -> Result<VerifiedPeer, VerifyError> {
     let plain = verify_chain(chain, bundles, at);
+    if let Err(error) = &plain {
+        assert!([VerifyError::CODES, ProfileError::CODES].concat().contains(&error.code()), "{error}");
+    }
     if let Ok(presented) = PresentedChain::leaf_first(chain) {
         let cache = VerifiedChains::new(16);
         for turn in ["first", "second"] {

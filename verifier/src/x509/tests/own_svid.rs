@@ -44,6 +44,8 @@ fn own_svids() {
         ("cut DER", X509Svid::from_der(&chain[0][..100], key.clone()).map(drop), SvidError::Der { at: 0 }),
         ("no key in the PEM", X509Svid::from_pem(svid.chain_pem().as_bytes(), b"").map(drop), SvidError::PrivateKey),
     ] {
+        let codes = [SvidError::CODES, VerifyError::CODES, ProfileError::CODES].concat();
+        assert!(codes.contains(&expected.code()), "{what}");
         assert_eq!(found, Err(expected), "{what}");
     }
 }
