@@ -105,6 +105,10 @@ fn documents_that_are_refused_as_a_whole() {
         ("more behind it", r#"{"keys":[]}{"keys":[]}"#.into(), syntax(1, 12)),
     ];
     for (requirement, document, expected) in cases {
+        assert!(
+            expected.as_ref().err().is_none_or(|error| BundleError::CODES.contains(&error.code())),
+            "{requirement}"
+        );
         assert_eq!(read_text(&document).map(drop), expected, "{requirement}");
     }
 }
@@ -320,6 +324,8 @@ fn keys_that_are_skipped_and_leave_the_rest() {
         match expected {
             Ok(()) => assert_eq!((total, bundle.skipped()), (3, [].as_slice()), "{requirement}"),
             Err(reason) => {
+                let codes = [AuthorityError::CODES, ProfileError::CODES].concat();
+                assert!(codes.contains(&reason.code()), "{requirement}: {} is not listed", reason.code());
                 assert_eq!((total, bundle.skipped()), (2, [Skipped { entry: 1, reason }].as_slice()), "{requirement}")
             }
         }
