@@ -15,7 +15,7 @@ pub(crate) mod verify;
 pub(crate) use self::{
     chain::{Head, HeadSigner},
     kind::Kind,
-    list::{Entry, Filter, Page, list},
+    list::{Entry, Filter, Page, list, page},
     record::{JwtIssued, Record, SvidKind, Who, X509Issued},
     verify::{Broken, Flaw, Verified, VerifyError, verify, verify_file},
 };

@@ -4,6 +4,8 @@
 //! listeners work. What is about to fail is degraded before it is unready.
 
 mod http;
+pub(crate) mod listener;
+pub(crate) mod monitor;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub(crate) use self::http::router;
+pub(crate) use self::http::{Scrape, router};
 
 /// A part whose condition is told by itself.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -90,16 +92,26 @@ pub(crate) struct Condition {
 /// The condition of every part. Cloning gives another handle to the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
-    conditions: Arc<Mutex<Vec<Condition>>>,
+    known: Arc<Mutex<Vec<Known>>>,
     worst: watch::Sender<State>,
+}
+
+#[derive(Debug)]
+struct Known {
+    condition: Condition,
+    /// It has been ready once: from then on what changes is worth a line in the log.
+    was_ready: bool,
 }
 
 impl Health {
     /// Every part unready: starting.
     pub(crate) fn new() -> Self {
-        let starting = |part| Condition { part, state: State::Unready, reason: "starting".to_owned() };
+        let starting = |part| {
+            let condition = Condition { part, state: State::Unready, reason: "starting".to_owned() };
+            Known { condition, was_ready: false }
+        };
         Self {
-            conditions: Arc::new(Mutex::new(Part::ALL.map(starting).to_vec())),
+            known: Arc::new(Mutex::new(Part::ALL.into_iter().map(starting).collect())),
             worst: watch::Sender::new(State::Unready),
         }
     }
@@ -107,17 +119,19 @@ impl Health {
     /// Says how `part` is. A change is logged once, here.
     pub(crate) fn set(&self, part: Part, state: State, reason: impl Into<String>) {
         let reason: String = reason.into();
-        let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(condition) = conditions.iter_mut().find(|condition| condition.part == part) else { return };
-        let before = std::mem::replace(&mut condition.state, state);
-        let starting = condition.reason == "starting";
-        condition.reason.clone_from(&reason);
-        let worst = conditions.iter().map(|condition| condition.state).max().unwrap_or(State::Ready);
-        drop(conditions);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(of_part) = known.iter_mut().find(|known| known.condition.part == part) else { return };
+        let before = std::mem::replace(&mut of_part.condition.state, state);
+        of_part.condition.reason.clone_from(&reason);
+        let was_ready = of_part.was_ready;
+        of_part.was_ready |= state == State::Ready;
+        let worst = known.iter().map(|known| known.condition.state).max().unwrap_or(State::Ready);
+        drop(known);
         self.worst.send_if_modified(|known| std::mem::replace(known, worst) != worst);
+        if before == state || !was_ready && state != State::Degraded {
+            return;
+        }
         match state {
-            _ if before == state => {}
-            State::Ready if starting => {}
             State::Ready => info!(part = part.as_str(), "ready again"),
             State::Degraded => warn!(part = part.as_str(), reason, "degraded"),
             State::Unready => error!(part = part.as_str(), reason, "not ready"),
@@ -126,7 +140,8 @@ impl Health {
 
     /// Every part's condition.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
-        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|known| known.condition.clone()).collect()
     }
 
     /// The worst of all parts.

@@ -1,3 +1,7 @@
 //! The `bonafide-ca` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bonafide_ca::cli::main(std::env::args_os())
+}

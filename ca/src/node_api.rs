@@ -29,6 +29,7 @@ use std::{sync::Arc, time::Duration};
 use bonafide_ca_api::{NodeName, Reason, node_name_of};
 use bonafide_verifier::{
     clock::{Clock, Timestamp},
+    identity::Changes,
     serve::{Drained, ServeOptions, TlsIncoming, serve},
     spiffe::{SpiffeId, TrustDomain},
     tls::{Acceptor, AcceptorOptions, Members, PeerSet, TlsConfigError},
@@ -101,6 +102,11 @@ impl NodeApi {
     /// Who is connected.
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Tells when the certificate that the listener presents was renewed, or withdrawn.
+    pub(crate) fn identity_changes(&self) -> Changes {
+        self.own.identity().changes()
     }
 
     /// Whether the listener has a certificate to present.

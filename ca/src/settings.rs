@@ -17,9 +17,10 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 
 pub(crate) use self::advertise::{default_addresses, this_machine};
 use self::layers::{Given, Layers};
+use crate::node_api;
 
 /// Everything that can be set about a CA. [`Settings::new`] has the defaults; each field's documentation is its help text.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
     /// The directory that holds database, keys and sockets; created with mode 0700 at the first start.
@@ -36,6 +37,8 @@ pub struct Settings {
     pub lifetimes: Lifetimes,
     /// How much this CA takes on.
     pub limits: Limits,
+    /// Bounds of the node API. Of these, flags set the number of connections and the rate of joins.
+    pub node_api: node_api::Limits,
     /// Serve health and metrics on this TCP address besides the Unix socket in the data directory. They are not
     /// authenticated.
     pub health_listen: Option<SocketAddr>,
@@ -73,12 +76,8 @@ pub struct Lifetimes {
 pub struct Limits {
     /// Live nodes (100,000).
     pub nodes: u32,
-    /// Registered services (100,000).
+    /// Registered services (50,000).
     pub services: u32,
-    /// Open connections to the node API (65,536). At that many, no more are accepted until one ends.
-    pub connections: u32,
-    /// Joins and recoveries that one address may try in a minute (60).
-    pub joins_per_minute: u32,
 }
 
 /// What the program logs, and how.
@@ -115,6 +114,7 @@ impl Settings {
             expect_root: None,
             lifetimes: Lifetimes::default(),
             limits: Limits::default(),
+            node_api: node_api::Limits::default(),
             health_listen: None,
             accept_clock: false,
             log: Log { format: LogFormat::Text, filter: "info".to_owned() },
@@ -159,6 +159,12 @@ impl Settings {
         settings.expect_root = read(layers, "expect-root", parse_hash)?;
         settings.lifetimes = Lifetimes::from_layers(layers)?;
         settings.limits = Limits::from_layers(layers)?;
+        settings.node_api.recovery = settings.lifetimes.recovery;
+        settings.node_api.connections =
+            usize::try_from(read_number(layers, "max-connections", 1_000_000, DEFAULT_CONNECTIONS)?)
+                .unwrap_or(usize::MAX);
+        let joins = read_number(layers, "max-joins-per-minute", 100_000, DEFAULT_JOINS_PER_MINUTE)?;
+        settings.node_api.quota.joins_per_second = f64::from(joins) / 60.0;
         settings.accept_clock = read(layers, "accept-clock", parse_truth)?.unwrap_or(false);
         if let Some(format) = read(layers, "log-format", parse_log_format)? {
             settings.log.format = format;
@@ -241,7 +247,7 @@ impl Lifetimes {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { nodes: 100_000, services: 100_000, connections: 65_536, joins_per_minute: 60 }
+        Self { nodes: 100_000, services: 50_000 }
     }
 }
 
@@ -251,8 +257,6 @@ impl Limits {
         Ok(Self {
             nodes: read_number(layers, "max-nodes", 10_000_000, default.nodes)?,
             services: read_number(layers, "max-services", 10_000_000, default.services)?,
-            connections: read_number(layers, "max-connections", 1_000_000, default.connections)?,
-            joins_per_minute: read_number(layers, "max-joins-per-minute", 100_000, default.joins_per_minute)?,
         })
     }
 }
@@ -406,6 +410,8 @@ fn check_socket_path(socket: &Path, data: Option<&Given>) -> Result<(), Settings
 }
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 8443);
+const DEFAULT_CONNECTIONS: u32 = 65_536;
+const DEFAULT_JOINS_PER_MINUTE: u32 = 60;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -254,10 +254,11 @@ impl Store {
     /// Completes when the database failed for good: the program must end with a failure, and not go on (F-04).
     pub(crate) async fn failed(&self) -> Arc<str> {
         let mut failed = self.shared.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_else(|| "the database failed".into()),
+        let reason = failed.wait_for(Option::is_some).await.ok().map(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason.unwrap_or_else(|| "the database failed".into()),
             // The writer ended in order: there is nothing left that could fail.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -63,7 +63,6 @@ fn build(aside: &Path, trust_domain: &TrustDomain, lifetimes: &Lifetimes, at: Ti
     let origin = Head::origin(&chain, trust_domain.as_str(), root.hash());
     let rows = [new_root.row, issuing.row, jwt.row];
     let hash = HEXLOWER.encode(root.hash());
-    info!(%trust_domain, root = %hash, "made a new root");
     Store::create(aside, origin, &signer, at, |tx| -> Result<(), TxError> {
         tx.insert_trust_domain(trust_domain, root.hash(), &epoch, &chain)?;
         let body = json!({ "trust_domain": trust_domain.as_str(), "root": hash, "epoch": epoch });

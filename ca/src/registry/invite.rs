@@ -143,6 +143,23 @@ impl Registry {
             .await
     }
 
+    /// Closes the open invitation of a name by an administrator's word; false if there is none.
+    pub(crate) async fn revoke_invitation(
+        &self,
+        node: NodeName,
+        who: Who,
+    ) -> Result<bool, WriteError<std::convert::Infallible>> {
+        let registry = self.clone();
+        self.inner
+            .store
+            .write(move |tx| {
+                let open = tx.open_invitation(&node)?.is_some();
+                registry.close(tx, &node, &who, "revoked")?;
+                Ok(open)
+            })
+            .await
+    }
+
     /// Closes the open invitation of that name, if there is one.
     pub(super) fn close(&self, tx: &mut Tx<'_>, node: &NodeName, who: &Who, reason: &str) -> Result<(), TxError> {
         let Some(id) = tx.close_invitation(node)? else { return Ok(()) };

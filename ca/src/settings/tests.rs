@@ -22,7 +22,7 @@ fn settings(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: 
 #[test]
 fn defaults_are_those_of_the_design() {
     let defaults = settings(&[], &[], "").unwrap();
-    assert_eq!(defaults, Settings::new("/var/lib/bonafide/ca", None));
+    assert_eq!(format!("{defaults:?}"), format!("{:?}", Settings::new("/var/lib/bonafide/ca", None)));
     assert_eq!(defaults.listen.to_string(), "[::]:8443");
     let shown = [
         defaults.lifetimes.x509_svid,

@@ -1,0 +1,87 @@
+//! From what the registry refuses to what the operator's command is told.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::time::Duration;
+
+use bonafide_ca_api::{NodeName, Reason, refusal};
+use tonic::Status;
+use tracing::error;
+
+use crate::registry::{InviteError, NodeError, ServiceError};
+use crate::store::{StoreError, WriteError};
+
+pub(super) fn invite(error: WriteError<InviteError>) -> Status {
+    decide(error, |refused| match refused {
+        InviteError::Live { .. } => Reason::NodeLive,
+        InviteError::Lifetime { .. } => Reason::LifetimeBounds,
+        InviteError::TooMany { .. } => Reason::RegistryFull,
+    })
+}
+
+pub(super) fn node(error: WriteError<NodeError>) -> Status {
+    decide(error, |refused| match refused {
+        NodeError::Unknown { .. } => Reason::NodeUnknown,
+        NodeError::NotItsKey { .. } | NodeError::KeyNotNew { .. } => Reason::KeyRefused,
+    })
+}
+
+pub(super) fn service(error: WriteError<ServiceError>) -> Status {
+    decide(error, |refused| match refused {
+        ServiceError::Unknown { .. } => Reason::ServiceUnknown,
+        ServiceError::Exists { .. } => Reason::ServiceExists,
+        ServiceError::Reserved { .. } => Reason::PathReserved,
+        ServiceError::NoUser => Reason::UserMissing,
+        ServiceError::NoPlacement => Reason::PlacementMissing,
+        ServiceError::Lifetime { .. } => Reason::LifetimeBounds,
+        ServiceError::TooManyServices { .. } => Reason::RegistryFull,
+        ServiceError::Path { .. }
+        | ServiceError::TrustDomain { .. }
+        | ServiceError::NoPath
+        | ServiceError::NoSelector
+        | ServiceError::Contradiction { .. }
+        | ServiceError::TooMany { .. }
+        | ServiceError::AnyAndMore
+        | ServiceError::DnsName { .. }
+        | ServiceError::HintLength { .. }
+        | ServiceError::HintCharacter { .. }
+        | ServiceError::HintTaken { .. } => Reason::InvalidValue,
+    })
+}
+
+pub(super) fn impossible(error: WriteError<Infallible>) -> Status {
+    decide(error, |refused| match *refused {})
+}
+
+pub(super) fn node_unknown(name: &NodeName) -> Status {
+    let unknown = NodeError::Unknown { node: name.clone() };
+    refusal(Reason::NodeUnknown, unknown.to_string(), None)
+}
+
+pub(super) fn service_unknown(path: &str) -> Status {
+    let path: String = path.chars().take(256).collect();
+    let unknown = ServiceError::Unknown { path: path.escape_debug().to_string() };
+    refusal(Reason::ServiceUnknown, unknown.to_string(), None)
+}
+
+/// A fault of ours: the log gets it, the command is told where to look.
+pub(super) fn internal(cause: &dyn Display) -> Status {
+    error!(error = %cause, "a command failed");
+    refusal(Reason::Internal, format!("the CA could not do it: {cause}"), None)
+}
+
+fn decide<E: Display>(error: WriteError<E>, reason: impl FnOnce(&E) -> Reason) -> Status {
+    match error {
+        WriteError::Refused(refused) => refusal(reason(&refused), refused.to_string(), None),
+        WriteError::Store(error) => {
+            let (reason, retry_after) = match &error {
+                StoreError::Unavailable { .. } => (Reason::StoreUnavailable, Some(Duration::from_secs(1))),
+                StoreError::OutcomeUnknown { .. } => (Reason::StoreUnavailable, None),
+                StoreError::DiskFull { .. } => (Reason::DiskFull, Some(Duration::from_secs(10))),
+                StoreError::Failed { .. } | StoreError::Closed => (Reason::Stopping, None),
+                StoreError::Damaged { .. } | StoreError::Internal { .. } => return internal(&error),
+            };
+            refusal(reason, error.to_string(), retry_after)
+        }
+    }
+}
