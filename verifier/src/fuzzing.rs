@@ -122,6 +122,16 @@ pub fn jwt_header(data: &[u8]) {
     }
 }
 
+/// What parses prints in a form that parses to the same, and is an absolute path or an IP address.
+#[cfg(feature = "workload-api")]
+pub fn endpoint(data: &[u8]) {
+    use crate::identity::workload_api::Endpoint;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(endpoint) = Endpoint::parse(text) else { return };
+    assert_eq!(Endpoint::parse(&endpoint.to_string()).as_ref(), Ok(&endpoint));
+    assert!(endpoint.path().is_none_or(|path| path.is_absolute() && path.as_os_str().len() <= Endpoint::MAX_PATH));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -10,8 +10,12 @@
 //! | [`Identity::published`] | a program that makes its own, as our CA and agent do |
 //! | [`Identity::fixed`] | values that never change: tests, tools |
 
+#[cfg(feature = "tokio")]
+pub mod files;
 mod fixed;
 mod published;
+#[cfg(feature = "workload-api")]
+pub mod workload_api;
 
 use std::{
     fmt,
@@ -203,6 +207,13 @@ impl Identity {
         &self.shared.chains
     }
 
+    /// Has a task of its own keep it up to date, until the last clone is gone.
+    #[cfg(feature = "tokio")]
+    fn driven_by(self, driver: impl Future<Output = ()> + Send + 'static) -> Self {
+        let task = tokio::spawn(driver).abort_handle();
+        Self { driver: Some(Arc::new(Driver { task })), ..self }
+    }
+
     pub(crate) fn verify(&self, chain: &PresentedChain<'_>, at: Timestamp) -> Result<VerifiedPeer, PeerError> {
         let snapshot = self.shared.snapshot.load();
         self.shared.chains.verify(chain, snapshot.generation, &snapshot.bundles, at).map_err(PeerError::Refused)
@@ -308,6 +319,7 @@ impl SourceLog {
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, error.to_string().into()));
     }
 
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only sources that read something can fail"))]
     pub(crate) fn went_well(&self) {
         self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

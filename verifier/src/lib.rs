@@ -4,6 +4,8 @@
 pub mod clock;
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "workload-api")]
+mod generated;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;

@@ -15,6 +15,8 @@ mod client;
 mod connector;
 mod credentials;
 #[cfg(test)]
+#[cfg(feature = "tokio")]
+#[cfg_attr(not(all(feature = "serve", feature = "connect")), allow(dead_code, reason = "for tests of all features"))]
 pub(crate) mod fixtures;
 #[cfg(feature = "connect")]
 mod http_stream;
@@ -22,6 +24,7 @@ mod http_stream;
 mod lifetime;
 mod peer;
 mod peer_set;
+#[cfg(feature = "tokio")]
 mod pinned_root;
 mod server;
 #[cfg(feature = "tokio")]
@@ -37,13 +40,14 @@ pub use self::connector::{ConnectError, Connector, ConnectorOptions, KeyConnecto
 #[cfg(feature = "connect")]
 pub use self::http_stream::HttpStream;
 #[cfg(feature = "tokio")]
+pub use self::pinned_root::{PinnedRoot, ServerTrust};
+#[cfg(feature = "tokio")]
 pub use self::stream::{CredentialEnded, SecuredStream};
 pub use self::{
     bare_key::{BareKey, BareKeyError, KeyCredential, KeyCredentialError},
     client::client_config_handshake_only,
     peer::{Peer, PeerError},
     peer_set::{Members, PeerSet, PeerSetError},
-    pinned_root::{PinnedRoot, ServerTrust},
     server::server_config_handshake_only,
 };
 
@@ -66,8 +70,9 @@ pub(crate) fn provider() -> CryptoProvider {
 }
 
 /// HTTP/2 and HTTP/1.1, as they are agreed on.
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "serve", feature = "connect"))]
 pub(crate) const HTTP_ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-#[cfg(all(test, feature = "serve", feature = "connect"))]
+#[cfg(test)]
+#[cfg(all(feature = "serve", feature = "connect"))]
 mod tests;

@@ -9,12 +9,9 @@ use rustls::{
     version::TLS13,
 };
 
-use super::{
-    KeyCredential, PeerSet, TlsConfigError,
-    credentials::CurrentSvid,
-    pinned_root::Trust,
-    verifier::{ServerVerifier, TrustVerifier},
-};
+#[cfg(feature = "tokio")]
+use super::{KeyCredential, pinned_root::Trust, verifier::TrustVerifier};
+use super::{PeerSet, TlsConfigError, credentials::CurrentSvid, verifier::ServerVerifier};
 use crate::{
     clock::{Clock, TlsTime},
     identity::Identity,
@@ -33,6 +30,7 @@ pub fn client_config_handshake_only(identity: &Identity, expected: PeerSet) -> R
     client_config(identity.provider(), identity.clock(), Arc::new(verifier), Arc::new(CurrentSvid(identity.clone())))
 }
 
+#[cfg(feature = "tokio")]
 pub(super) fn key_client_config(
     trust: Arc<Trust>,
     key: KeyCredential,

@@ -3,7 +3,7 @@
 //! It ends with the first of: the own leaf's end, the end of any certificate in the peer's chain, and, within
 //! [`WITHDRAWAL_GRACE`], the peer's authority leaving the bundle or the own SVID being taken back.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::Peer;
 use crate::{
@@ -131,17 +131,15 @@ impl Bounds {
     }
 
     /// Waits until a credential is withdrawn.
-    fn withdrawn(&self) -> impl Future<Output = EndReason> + Send + '_ {
-        async move {
-            let Some(identity) = &self.identity else { return std::future::pending().await };
-            let mut snapshot = identity.snapshot();
-            let mut changes = identity.changes_since(snapshot.generation());
-            loop {
-                if let Some(reason) = self.withdrawn_in(&snapshot) {
-                    return reason;
-                }
-                snapshot = changes.next().await;
+    async fn withdrawn(&self) -> EndReason {
+        let Some(identity) = &self.identity else { return std::future::pending().await };
+        let mut snapshot = identity.snapshot();
+        let mut changes = identity.changes_since(snapshot.generation());
+        loop {
+            if let Some(reason) = self.withdrawn_in(&snapshot) {
+                return reason;
             }
+            snapshot = changes.next().await;
         }
     }
 

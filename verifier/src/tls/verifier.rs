@@ -1,5 +1,6 @@
 //! Our verifiers as rustls calls them: who the peer is, and whether it is wanted, is decided inside of the handshake.
 
+#[cfg(feature = "tokio")]
 use std::sync::Arc;
 
 use rustls::{
@@ -10,7 +11,9 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{BareKey, PeerError, PeerSet, pinned_root::Trust};
+#[cfg(feature = "tokio")]
+use super::pinned_root::Trust;
+use super::{BareKey, PeerError, PeerSet};
 use crate::{clock::Timestamp, identity::Identity, spiffe::SpiffeId, x509::PresentedChain};
 
 /// Takes callers of a set and, if so told, keys without an identity.
@@ -29,6 +32,7 @@ pub(super) struct ServerVerifier {
 }
 
 /// Takes the servers that a client without an identity of its own trusts.
+#[cfg(feature = "tokio")]
 #[derive(Debug)]
 pub(super) struct TrustVerifier {
     pub(super) trust: Arc<Trust>,
@@ -56,6 +60,7 @@ impl ServerVerifier {
     }
 }
 
+#[cfg(feature = "tokio")]
 impl TrustVerifier {
     fn provider(&self) -> &CryptoProvider {
         &self.provider
@@ -152,6 +157,7 @@ impl ServerCertVerifier for ServerVerifier {
     tls13_signatures!();
 }
 
+#[cfg(feature = "tokio")]
 impl ServerCertVerifier for TrustVerifier {
     fn verify_server_cert(
         &self,

@@ -1,0 +1,7 @@
+//! What `generate-protos` made of `proto/`. The wire types, and nothing more.
+#![expect(unreachable_pub, reason = "generated code")]
+
+/// The SPIFFE Workload API, client side.
+pub mod workload {
+    include!("generated/workload.rs");
+}
