@@ -20,6 +20,8 @@ pub struct QuotaLimits {
     /// X.509-SVIDs of one service that one node gets in one of their lifetimes. An agent that renews at half of the
     /// lifetime needs two, one more at each of its restarts.
     pub x509_per_lifetime: u32,
+    /// What a node with any service at all may save up, whatever its services allow: a full batch of an agent that starts.
+    pub x509_at_once: u32,
     /// JWT-SVIDs of one service that one node gets in one of their lifetimes. An agent needs two for each audience.
     pub jwt_per_lifetime: u32,
     /// Node SVIDs that one node gets in an hour, by renewal or recovery.
@@ -36,6 +38,7 @@ impl Default for QuotaLimits {
     fn default() -> Self {
         Self {
             x509_per_lifetime: 16,
+            x509_at_once: 256,
             jwt_per_lifetime: 300,
             node_svids_per_hour: 60,
             joins_per_second: 1.0,
@@ -62,6 +65,12 @@ impl Share {
             share.burst += each;
         }
         share
+    }
+
+    /// The same, with room to save up at least so much; what grows by nothing stays nothing.
+    fn at_least(self, burst: u32) -> Self {
+        let floor = if self.per_second > 0.0 { f64::from(burst) } else { 0.0 };
+        Self { burst: self.burst.max(floor), ..self }
     }
 }
 
@@ -182,7 +191,7 @@ impl Quota {
         wanted: usize,
         now: Duration,
     ) -> Taken {
-        let share = Share::of_lifetimes(self.limits.x509_per_lifetime, lifetimes);
+        let share = Share::of_lifetimes(self.limits.x509_per_lifetime, lifetimes).at_least(self.limits.x509_at_once);
         self.of_node(node, Counted::X509, share, wanted, now)
     }
 
@@ -253,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_node_gets_its_share_then_a_hint_then_more() {
-        let quota = Quota::new(QuotaLimits { x509_per_lifetime: 10, ..QuotaLimits::default() });
+        let quota = Quota::new(QuotaLimits { x509_per_lifetime: 10, x509_at_once: 0, ..QuotaLimits::default() });
         let take = |wanted, now| quota.x509(&node("n1"), [100 * SECOND], wanted, now);
         assert_eq!(take(4, SECOND).granted, 4);
         let taken = take(8, SECOND);
@@ -275,7 +284,7 @@ mod tests {
 
     #[test]
     fn time_that_goes_back_gives_nothing_and_takes_nothing() {
-        let quota = Quota::new(QuotaLimits { x509_per_lifetime: 1, ..QuotaLimits::default() });
+        let quota = Quota::new(QuotaLimits { x509_per_lifetime: 1, x509_at_once: 0, ..QuotaLimits::default() });
         assert_eq!(quota.x509(&node("n1"), [10 * SECOND], 1, 100 * SECOND).granted, 1);
         assert_eq!(quota.x509(&node("n1"), [10 * SECOND], 1, SECOND).granted, 0);
     }

@@ -66,6 +66,11 @@ where
         let Some(rpc) = Rpc::of_path(request.uri().path()) else {
             return answer(Status::unimplemented("the node API has no such method"));
         };
+        if !is_grpc(request.headers()) {
+            let mut response = http::Response::new(Body::empty());
+            *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Box::pin(async move { Ok(response) });
+        }
         let api = Arc::clone(&self.api);
         let mut methods = match rpc.takes() {
             PeerKind::Key => self.keys.clone(),
@@ -104,6 +109,15 @@ where
                 }
             }
         })
+    }
+}
+
+/// gRPC over HTTP/2 and nothing like it: not gRPC-Web, not JSON.
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    let content_type = headers.get(http::header::CONTENT_TYPE).map_or(&[][..], http::HeaderValue::as_bytes);
+    match content_type.strip_prefix(b"application/grpc") {
+        Some(rest) => rest.is_empty() || rest.starts_with(b"+proto") || rest.starts_with(b";"),
+        None => false,
     }
 }
 

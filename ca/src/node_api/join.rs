@@ -3,12 +3,12 @@
 //! The registry binds the invitation to the first key in one conditional statement; that key may ask again until its node
 //! has synced once, no other key ever succeeds.
 
-use aws_lc_rs::digest;
 use bonafide_ca_api::{
-    Reason,
+    InvitationSecret, Reason,
     generated::node::{JoinRequest, JoinResponse},
 };
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::{NodeApi, clocks, credential, peer::KeyCaller, recover::refuse_rate, refuse::Refused};
 use crate::{
@@ -25,20 +25,16 @@ pub(super) async fn join(api: &NodeApi, caller: &KeyCaller, request: JoinRequest
     refuse_rate(api, caller)?;
     // Nothing is bound while nothing can be signed.
     let at = api.issuer.time()?;
-    if !(SHORTEST_SECRET..=LONGEST_SECRET).contains(&request.secret.len()) {
-        return Err(Refused::because(
-            Reason::InvitationUnknown,
-            "no invitation has this secret; copy the whole string that `bonafide-ca node invite` printed",
-        ));
-    }
+    let given = Zeroizing::new(request.secret);
+    let Some(secret) = InvitationSecret::from_slice(&given) else {
+        return Err(Refused::because(Reason::InvitationUnknown, JoinRefusal::Unknown.to_string()));
+    };
     let key = *caller.key();
     if api.authorities.is_authority_key(key.hash().as_bytes()) {
         return Err(Refused::because(Reason::KeyRefused, "this is the key of an authority"));
     }
-    let mut secret_hash = [0; 32];
     // Found by its hash: no comparison of the secret itself tells by its time how much of it was right.
-    secret_hash.copy_from_slice(digest::digest(&digest::SHA256, &request.secret).as_ref());
-    let joined = match api.registry.join(secret_hash, *key.hash().as_bytes(), caller.remote()).await {
+    let joined = match api.registry.join(secret.hash(), *key.hash().as_bytes(), caller.remote()).await {
         Ok(joined) => joined,
         Err(WriteError::Store(fault)) => {
             api.metrics.joined(JoinKind::Join, Outcome::Failed);
@@ -70,6 +66,3 @@ fn reason_of(refusal: &JoinRefusal) -> Reason {
         JoinRefusal::TooManyNodes { .. } => Reason::Overloaded,
     }
 }
-
-const SHORTEST_SECRET: usize = 16;
-const LONGEST_SECRET: usize = 64;
