@@ -144,11 +144,6 @@ impl Health {
         known.iter().map(|known| known.condition.clone()).collect()
     }
 
-    /// The worst of all parts.
-    pub(crate) fn state(&self) -> State {
-        *self.worst.borrow()
-    }
-
     /// Tells each change of the worst state.
     pub(crate) fn changes(&self) -> watch::Receiver<State> {
         self.worst.subscribe()
@@ -162,18 +157,18 @@ mod tests {
     #[test]
     fn the_worst_part_decides() {
         let health = Health::new();
-        assert_eq!(health.state(), State::Unready, "nothing is ready before it says so");
+        assert_eq!(*health.changes().borrow(), State::Unready, "nothing is ready before it says so");
         for part in Part::ALL {
-            assert_eq!(health.state(), State::Unready);
+            assert_eq!(*health.changes().borrow(), State::Unready);
             health.set(part, State::Ready, "");
         }
-        assert_eq!(health.state(), State::Ready);
+        assert_eq!(*health.changes().borrow(), State::Ready);
         health.set(Part::Disk, State::Degraded, "9 % free");
-        assert_eq!(health.state(), State::Degraded);
+        assert_eq!(*health.changes().borrow(), State::Degraded);
         health.set(Part::Clock, State::Unready, "10 min behind");
-        assert_eq!(health.state(), State::Unready);
+        assert_eq!(*health.changes().borrow(), State::Unready);
         health.set(Part::Clock, State::Ready, "");
-        assert_eq!(health.state(), State::Degraded);
+        assert_eq!(*health.changes().borrow(), State::Degraded);
         let disk = health.conditions().into_iter().find(|condition| condition.part == Part::Disk).unwrap();
         assert_eq!((disk.state, disk.reason.as_str()), (State::Degraded, "9 % free"));
     }

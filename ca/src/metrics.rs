@@ -1,11 +1,13 @@
 //! What Prometheus reads. Labels come from closed sets: never a SPIFFE ID, a name or an address (T-29).
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bonafide_ca_api::Reason;
 use bonafide_verifier::clock::Timestamp;
+use bonafide_verifier::serve::ServeCounters;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -67,6 +69,9 @@ pub(crate) struct Metrics {
     services: Gauge,
     registry_version: Gauge,
     bundle_sequence: Gauge,
+    connections: Gauge,
+    connections_accepted: Counter,
+    connections_ended: Family<EndLabel, Counter>,
     authority_expiry: Family<AuthorityLabel, Gauge>,
     health: Family<PartLabel, Gauge>,
 }
@@ -84,6 +89,8 @@ pub(crate) struct Readings {
     pub(crate) registry_version: u64,
     /// The bundle's sequence number.
     pub(crate) bundle_sequence: u64,
+    /// What the node API's listener counts.
+    pub(crate) connections: Arc<ServeCounters>,
     /// Kind and end of each authority that signs.
     pub(crate) authorities: Vec<(AuthorityKind, Timestamp)>,
 }
@@ -114,6 +121,9 @@ impl Metrics {
             services: Gauge::default(),
             registry_version: Gauge::default(),
             bundle_sequence: Gauge::default(),
+            connections: Gauge::default(),
+            connections_accepted: Counter::default(),
+            connections_ended: Family::default(),
             authority_expiry: Family::default(),
             health: Family::default(),
         };
@@ -135,6 +145,11 @@ impl Metrics {
         );
         registry.register("nodes", "Live nodes", self.nodes.clone());
         registry.register("nodes_connected", "Nodes with an open stream", self.nodes_connected.clone());
+        registry.register("connections", "Open connections of nodes", self.connections.clone());
+        let accepted = self.connections_accepted.clone();
+        registry.register("connections_accepted", "Connections of nodes that were served", accepted);
+        let ended = self.connections_ended.clone();
+        registry.register("connections_ended", "Connections of nodes that were not served to their own end", ended);
         registry.register("services", "Registered services", self.services.clone());
         registry.register("registry_version", "Version of the registry", self.registry_version.clone());
         registry.register("bundle_sequence", "Sequence number of the trust bundle", self.bundle_sequence.clone());
@@ -167,7 +182,7 @@ impl Metrics {
     }
 
     /// Notes a durable group: how many records, and how long it took.
-    pub(crate) fn store_group(&self, records: usize, took: Duration) {
+    pub(crate) fn store_group(&self, records: u64, took: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "a group is small")]
         self.store_records.observe(records as f64);
         self.store_seconds.observe(took.as_secs_f64());
@@ -181,6 +196,18 @@ impl Metrics {
         self.services.set(number(readings.services));
         self.registry_version.set(i64::try_from(readings.registry_version).unwrap_or(i64::MAX));
         self.bundle_sequence.set(i64::try_from(readings.bundle_sequence).unwrap_or(i64::MAX));
+        let counted = &readings.connections;
+        self.connections.set(number(counted.open()));
+        self.connections_accepted.inner().store(counted.accepted(), Ordering::Relaxed);
+        for (end, count) in [
+            (End::NotPrepared, counted.not_prepared()),
+            (End::AtLimit, counted.refused_at_limit()),
+            (End::Credential, counted.ended_by_lifetime()),
+            (End::AcceptError, counted.accept_errors()),
+            (End::Panic, counted.panics()),
+        ] {
+            self.connections_ended.get_or_create(&EndLabel { reason: end }).inner().store(count, Ordering::Relaxed);
+        }
         for (kind, at) in &readings.authorities {
             self.authority_expiry.get_or_create(&AuthorityLabel { kind: *kind }).set(at.unix_seconds());
         }
@@ -215,6 +242,26 @@ struct JoinLabels {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReasonLabel {
     reason: Code,
+}
+
+/// Why a connection was not served to its own end.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum End {
+    /// Its handshake came to nothing, or was refused.
+    NotPrepared,
+    /// Too many from there.
+    AtLimit,
+    /// A credential ended, or was withdrawn.
+    Credential,
+    /// It was gone before it was accepted, or nothing could be accepted.
+    AcceptError,
+    /// A handler panicked.
+    Panic,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct EndLabel {
+    reason: End,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -263,6 +310,13 @@ label_values! {
         AuthorityKind::Issuing => "issuing",
         AuthorityKind::Jwt => "jwt",
     };
+    End: |end| match end {
+        End::NotPrepared => "handshake",
+        End::AtLimit => "limit",
+        End::Credential => "credential",
+        End::AcceptError => "accept",
+        End::Panic => "panic",
+    };
     Part: |part| part.as_str();
     Code: |code| code.0.code();
 }
@@ -293,6 +347,8 @@ mod tests {
             "bonafide_ca_store_group_seconds_count 1",
             "bonafide_ca_nodes 3",
             "bonafide_ca_nodes_connected 2",
+            "bonafide_ca_connections 0",
+            "bonafide_ca_connections_ended_total{reason=\"handshake\"} 0",
             "bonafide_ca_authority_expiry_timestamp_seconds{kind=\"issuing\"} 1900000000",
             "bonafide_ca_health{part=\"store\"} 0",
             concat!("bonafide_ca_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

@@ -30,7 +30,7 @@ use bonafide_ca_api::{NodeName, Reason, node_name_of};
 use bonafide_verifier::{
     clock::{Clock, Timestamp},
     identity::Changes,
-    serve::{Drained, ServeOptions, TlsIncoming, serve},
+    serve::{Drained, ServeCounters, ServeOptions, TlsIncoming, serve},
     spiffe::{SpiffeId, TrustDomain},
     tls::{Acceptor, AcceptorOptions, Members, PeerSet, TlsConfigError},
 };
@@ -73,6 +73,7 @@ pub(crate) struct NodeApi {
     quota: Quota,
     hub: Arc<Hub>,
     own: OwnIdentity,
+    counters: Arc<ServeCounters>,
     stopping: CancellationToken,
 }
 
@@ -95,6 +96,7 @@ impl NodeApi {
             limits: parts.limits,
             hub: Arc::default(),
             own,
+            counters: Arc::default(),
             stopping: CancellationToken::new(),
         })
     }
@@ -102,6 +104,11 @@ impl NodeApi {
     /// Who is connected.
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// What the listener counts.
+    pub(crate) fn counters(&self) -> &Arc<ServeCounters> {
+        &self.counters
     }
 
     /// Tells when the certificate that the listener presents was renewed, or withdrawn.
@@ -154,6 +161,7 @@ impl NodeApi {
         options.connections = self.limits.connections;
         options.connections_per_origin = self.limits.connections_per_address;
         options.grace = self.limits.grace;
+        options.counters = Arc::clone(&self.counters);
         options.http2.concurrent_streams = self.limits.streams_per_connection;
         options.http2.ping_interval = self.limits.ping_interval;
         options.http2.ping_timeout = self.limits.ping_timeout;

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 use crate::admin_api::{AdminApi, AdminIncoming};
-use crate::authority::{self, Authorities};
+use crate::authority;
 use crate::data_dir::{self, DataDirError, Opened};
 use crate::health::listener::{self, LocalIncoming, TcpIncoming};
 use crate::health::monitor::Monitor;
@@ -24,8 +24,8 @@ use crate::health::{Health, Scrape, State, router};
 use crate::issuance::{Issuer, SvidLifetimes};
 use crate::local_socket::LocalSocket;
 use crate::metrics::{AuthorityKind, Metrics, Readings};
-use crate::node_api::{self, Hub, NodeApi};
-use crate::registry::{Registry, Rules};
+use crate::node_api::{self, NodeApi};
+use crate::registry::Rules;
 use crate::settings::{Settings, default_addresses, this_machine};
 use crate::store;
 
@@ -92,7 +92,9 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         admin_socket: admin_socket.file(),
         clock: clock.clone(),
     };
-    let scrape = scrape(&metrics, &health, &opened.registry, &opened.authorities, node_api.hub());
+    let scrape = scrape(&metrics, &health, &opened, &node_api);
+    let observed = metrics.clone();
+    opened.store.observe_groups(move |records, took| observed.store_group(records, took));
     let routes = router(health.clone(), scrape);
 
     let mut parts = Parts::default();
@@ -429,15 +431,10 @@ fn bind_local(
 }
 
 /// What the metrics show beside what is counted: read when they are asked for.
-fn scrape(
-    metrics: &Metrics,
-    health: &Health,
-    registry: &Registry,
-    authorities: &Authorities,
-    hub: &Arc<Hub>,
-) -> Scrape {
-    let (metrics, health, registry) = (metrics.clone(), health.clone(), registry.clone());
-    let (authorities, hub) = (authorities.clone(), hub.clone());
+fn scrape(metrics: &Metrics, health: &Health, opened: &Opened, node_api: &NodeApi) -> Scrape {
+    let (metrics, health, registry) = (metrics.clone(), health.clone(), opened.registry.clone());
+    let (authorities, hub, connections) =
+        (opened.authorities.clone(), node_api.hub().clone(), node_api.counters().clone());
     Arc::new(move || {
         let snapshot = registry.load();
         let signing = authorities.current();
@@ -447,6 +444,7 @@ fn scrape(
             services: snapshot.service_count(),
             registry_version: snapshot.position().version,
             bundle_sequence: snapshot.bundle().sequence().unwrap_or(0),
+            connections: connections.clone(),
             authorities: vec![
                 (AuthorityKind::Root, signing.root.not_after()),
                 (AuthorityKind::Issuing, signing.issuing.not_after()),

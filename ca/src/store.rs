@@ -134,6 +134,19 @@ struct Link {
     highest_time: AtomicI64,
     /// Called on the writer's thread after each commit and before its answers.
     after_commit: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Told of each durable group: its records, and how long it took.
+    observer: OnceLock<GroupObserver>,
+}
+
+/// What is told of each durable group.
+type GroupObserver = Box<dyn Fn(u64, Duration) + Send + Sync>;
+
+impl Link {
+    fn observe(&self, records: u64, took: Duration) {
+        if let Some(observer) = self.observer.get() {
+            observer(records, took);
+        }
+    }
 }
 
 impl std::fmt::Debug for Link {
@@ -165,6 +178,7 @@ impl Store {
             head: ArcSwap::from_pointee(opened.head.clone()),
             highest_time: AtomicI64::new(opened.highest_time.unix_millis()),
             after_commit: OnceLock::new(),
+            observer: OnceLock::new(),
         });
         let (restored, found_time) = (opened.is_restored(), opened.highest_time);
         let (queue, jobs) = mpsc::channel(limits.queue);
@@ -329,6 +343,11 @@ impl Store {
     /// Calls `publish` after each commit, on the writer's thread, before anybody gets an answer. Once only.
     pub(crate) fn after_commit(&self, publish: Box<dyn Fn() + Send + Sync>) {
         let _ = self.shared.link.after_commit.set(publish);
+    }
+
+    /// Tells `observer` of each durable group: how many records it had, and how long it took. On the writer's thread. Once only.
+    pub(crate) fn observe_groups(&self, observer: impl Fn(u64, Duration) + Send + Sync + 'static) {
+        let _ = self.shared.link.observer.set(Box::new(observer));
     }
 
     /// Where the database is.

@@ -390,3 +390,59 @@ fn keys_cannot_be_read_out_of_the_process() {
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{pid}/mem")).unwrap());
     assert_eq!(owner, 0, "not dumpable: its memory belongs to root alone");
 }
+
+#[test]
+fn a_changed_log_is_refused_and_the_first_bad_record_named() {
+    let mut ca = Ca::start();
+    for name in ["a", "b", "c"] {
+        ca.ok(&["service", "add", name, "--selector", "unix:uid:1000", "--on", "any"]);
+    }
+    let head = ca.directory.path().join("head.json");
+    fs::write(&head, ca.ok(&["audit", "export", "--head-only"])).unwrap();
+    ca.stop(Signal::SIGTERM);
+    let last = ca.json(&["audit", "list", "--limit", "1"])["records"][0]["seq"].as_u64().unwrap();
+    let database = ca.data().join("state/ca.db");
+    let whole = fs::read(&database).unwrap();
+    let refused = |statement: &str, arguments: &[&str], text: &str| {
+        let connection = rusqlite::Connection::open(&database).unwrap();
+        connection.execute_batch(statement).unwrap();
+        connection.close().unwrap();
+        let output = ca.command(&[&["audit", "verify"], arguments].concat());
+        assert_eq!(output.status.code(), Some(3), "{statement}: {}", stderr(&output));
+        assert!(stderr(&output).contains(text), "{statement}: {}", stderr(&output));
+        fs::write(&database, &whole).unwrap();
+    };
+    let edit = format!("UPDATE audit_record SET body = replace(body, '1000', '1001') WHERE seq = {last}");
+    refused(&edit, &[], &format!("record {last} "));
+    refused("DELETE FROM audit_record WHERE seq = 2", &[], "record 2 is missing");
+    let cut = format!("DELETE FROM audit_record WHERE seq >= {last}; DELETE FROM audit_head WHERE seq >= {last}");
+    refused(&cut, &["--head", head.to_str().unwrap()], "its tail was cut");
+    assert_eq!(ca.command(&["audit", "verify"]).status.code(), Some(0));
+}
+
+#[test]
+fn t12_the_log_at_trace_holds_no_secret() {
+    let mut ca = Ca::start();
+    ca.stop(Signal::SIGTERM);
+    ca.run(&["--log-level", "trace"]);
+    let printed = ca.ok(&["node", "invite", "n1"]);
+    ca.ok(&["audit", "list"]);
+    ca.stop(Signal::SIGTERM);
+    let secret = *Invitation::parse(&printed).unwrap().secret().expose_secret();
+    let mut everything = ca.log().into_bytes();
+    for file in ["ca.db", "ca.db-wal", "head"] {
+        everything.extend(fs::read(ca.data().join("state").join(file)).unwrap_or_default());
+    }
+    let hex = data_encoding::HEXLOWER.encode(&secret);
+    let base64 = data_encoding::BASE64URL_NOPAD.encode(&secret);
+    for (form, bytes) in [
+        ("raw", &secret[..]),
+        ("hex", hex.as_bytes()),
+        ("base64", &base64.as_bytes()[..40]),
+        ("invitation", &printed.trim().as_bytes()[20..80]),
+    ] {
+        assert!(!everything.windows(bytes.len()).any(|window| window == bytes), "the secret is there, {form}");
+    }
+    assert!(ca.log().contains("TRACE"), "the level was in force");
+    assert!(!ca.log().contains("PRIVATE KEY"));
+}

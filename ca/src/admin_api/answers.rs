@@ -46,6 +46,9 @@ pub(super) fn node(
     if let Some(stream) = stream {
         shown.connected = true;
         shown.address = stream.remote.to_string();
+        shown.connected_since_ms = stream.since.unix_millis();
+        shown.replaced_streams = stream.replaced;
+        shown.replaced_stream_address = stream.replaced_remote.map(|address| address.to_string()).unwrap_or_default();
         shown.agent_version = stream.agent_version;
         shown.clock_offset_ms = stream.clock_ahead_ms;
         shown.refused_update = stream.refused.unwrap_or_default();

@@ -42,6 +42,9 @@ pub(super) struct Shown {
     pub(super) joined_at: Option<String>,
     pub(super) last_seen: Option<String>,
     pub(super) connected: bool,
+    pub(super) connected_since: Option<String>,
+    pub(super) replaced_streams: u32,
+    pub(super) replaced_stream_address: Option<String>,
     pub(super) address: String,
     pub(super) acknowledged_epoch: String,
     pub(super) acknowledged_version: u64,
@@ -77,6 +80,9 @@ impl From<&admin::Node> for Shown {
             joined_at: output::time(node.joined_at_ms),
             last_seen: output::time(node.last_seen_ms),
             connected: node.connected,
+            connected_since: output::time(node.connected_since_ms),
+            replaced_streams: node.replaced_streams,
+            replaced_stream_address: text(&node.replaced_stream_address),
             address: node.address.clone(),
             acknowledged_epoch: node.acknowledged_epoch.clone(),
             acknowledged_version: node.acknowledged_version,
@@ -112,6 +118,13 @@ impl Shown {
         if self.stale_key_attempts > 0 {
             notes.push(format!("older key used {} times: a copy of its disk is in use", self.stale_key_attempts));
         }
+        if self.replaced_streams >= COPIES_NOTE {
+            let from = self.replaced_stream_address.as_deref().unwrap_or("unknown");
+            notes.push(format!(
+                "its stream was replaced {} times, last from {from}: two copies of its state may be running",
+                self.replaced_streams
+            ));
+        }
         if let Some(reason) = &self.refused_update {
             notes.push(format!("refused an update: {reason}"));
         }
@@ -131,3 +144,5 @@ impl Shown {
 }
 
 const CLOCK_NOTE_MS: i64 = 10_000;
+/// A lost connection makes one or two; two agents that fight over a key, ever more.
+const COPIES_NOTE: u32 = 5;

@@ -47,6 +47,28 @@ async fn a_taken_port_is_said_and_leaves_nothing_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f20_a_database_or_socket_that_was_removed_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("ca");
+    let clock = clock();
+    let running = start(settings(&data), Arc::new(clock.clone())).await.unwrap();
+    running.ready().await;
+    for (file, part) in [("admin.sock", "admin-listener degraded"), ("state/ca.db", "store unready")] {
+        std::fs::remove_file(data.join(file)).unwrap();
+        // The monitor may be about to sleep; it is told again until it has looked.
+        let noticed = async {
+            while !running.summary().contains(part) {
+                clock.advance(std::time::Duration::from_secs(1));
+                tokio::task::yield_now().await;
+            }
+        };
+        let noticed = tokio::time::timeout(std::time::Duration::from_secs(10), noticed).await;
+        assert!(noticed.is_ok(), "{file}: {}", running.summary());
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_doubted_clock_is_not_ready_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("ca");

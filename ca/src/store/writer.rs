@@ -292,8 +292,9 @@ impl Writer {
             let failure = self.store_error(Fault::of(&failure), &failure.to_string());
             return refuse_all(group.drain(..), &failure);
         }
-        let at = self.link.clock.now();
+        let (at, began) = (self.link.clock.now(), self.link.clock.boot());
         let (before, mut hooks, mut ran) = (self.head.clone(), Vec::new(), Vec::with_capacity(group.len()));
+        let before_seq = before.seq;
         let mut broken = None;
         let mut jobs = group.drain(..);
         for job in jobs.by_ref() {
@@ -318,6 +319,8 @@ impl Writer {
             Ok(()) => {
                 drop(jobs);
                 self.publish(hooks);
+                let records = self.head.seq.saturating_sub(before_seq);
+                self.link.observe(records, self.link.clock.boot().saturating_sub(began));
                 for ran in ran {
                     match ran {
                         Ran::Change(change) => change.answer(Ok(())),

@@ -90,6 +90,13 @@ pub struct Node {
     /// how many it may hold
     #[prost(uint32, tag = "19")]
     pub services: u32,
+    #[prost(int64, tag = "20")]
+    pub connected_since_ms: i64,
+    /// how often a stream took the place of an open one with the same key: two copies are running
+    #[prost(uint32, tag = "21")]
+    pub replaced_streams: u32,
+    #[prost(string, tag = "22")]
+    pub replaced_stream_address: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Invitation {
