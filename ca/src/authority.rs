@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{SHA256, digest};
 use bonafide_verifier::{
     clock::{Clock, Timestamp},
@@ -166,6 +166,17 @@ pub(crate) enum AuthorityError {
     OtherRoot { found: String, expected: String },
 }
 
+/// Whether there are authorities to sign with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum AuthorityHealth {
+    /// There are.
+    Ready,
+    /// There are, but they will not be renewed.
+    Degraded(String),
+    /// One has expired.
+    Unready(String),
+}
+
 /// The authorities of this process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorities {
@@ -185,6 +196,8 @@ struct Inner {
     /// Of those that sign or will sign.
     keys: Mutex<HashMap<Arc<str>, AuthorityKey>>,
     changes: watch::Sender<u64>,
+    /// Why the last change of authorities failed.
+    failure: ArcSwapOption<String>,
     /// One rotation at a time: the driver and an operator's word.
     turn: tokio::sync::Mutex<()>,
 }
@@ -245,6 +258,7 @@ impl Authorities {
                 state,
                 keys: Mutex::new(keys),
                 changes,
+                failure: ArcSwapOption::empty(),
                 turn: tokio::sync::Mutex::new(()),
             }),
         })
@@ -273,6 +287,27 @@ impl Authorities {
     /// Whether a public key, given by SHA-256 of its SubjectPublicKeyInfo, is or was one of an authority.
     pub(crate) fn is_authority_key(&self, key: &[u8; 32]) -> bool {
         self.inner.state.load().keys.contains(key)
+    }
+
+    /// What health says at `now`.
+    pub(crate) fn health(&self, now: Timestamp) -> AuthorityHealth {
+        let signing = self.current();
+        let ends = [("issuing", signing.issuing.not_after()), ("JWT", signing.jwt.not_after())];
+        if let Some((kind, end)) = ends.into_iter().find(|(_, end)| now >= *end) {
+            let failure = self.inner.failure.load_full().map_or_else(String::new, |failure| format!(": {failure}"));
+            return AuthorityHealth::Unready(format!("the {kind} authority has expired at {end}{failure}"));
+        }
+        if now >= self.inner.root.not_after() {
+            return AuthorityHealth::Unready(format!("the root has expired at {}", self.inner.root.not_after()));
+        }
+        if let Some(failure) = self.inner.failure.load_full() {
+            return AuthorityHealth::Degraded(format!("authorities could not be changed: {failure}"));
+        }
+        let notice = (self.inner.lifetimes.root / 10).min(ROOT_NOTICE);
+        if now.saturating_add(notice) >= self.inner.root.not_after() {
+            return AuthorityHealth::Degraded(format!("the root expires at {}", self.inner.root.not_after()));
+        }
+        AuthorityHealth::Ready
     }
 
     /// The root.
@@ -365,6 +400,9 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
 }
+
+/// How long before its end the root is spoken of.
+const ROOT_NOTICE: Duration = Duration::from_secs(180 * 86_400);
 
 /// How often those who poll should look: nobody must, nodes are told.
 const REFRESH_HINT: Duration = Duration::from_secs(300);

@@ -10,6 +10,8 @@ pub mod cli;
 mod clock_guard;
 mod data_dir;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod fixtures;
 #[doc(hidden)]
 pub mod fuzzing;

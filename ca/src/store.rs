@@ -7,7 +7,9 @@
 
 mod disk;
 mod error;
+mod job;
 mod migrate;
+mod opened;
 mod position;
 mod readers;
 pub(crate) mod rows;
@@ -23,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicI64, AtomicU8, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -39,14 +41,16 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::{
     disk::Disk,
     error::{Abort, OpenError, StoreError, TxError, WriteError},
+    opened::DATABASE,
     readers::{ReadOnly, Reader},
     tx::Tx,
-    writer::DATABASE,
 };
 use self::{
     disk::DiskWatch,
+    job::{Change, GiveUp, Job, Ticket},
+    opened::Opened,
     readers::Readers,
-    writer::{Change, Job, Opened, Ticket, Writer},
+    writer::Writer,
 };
 use crate::audit::{Head, HeadSigner, Record};
 
@@ -200,7 +204,7 @@ impl Store {
         at: Timestamp,
         first: impl FnOnce(&mut Tx<'_>) -> Result<(), TxError>,
     ) -> Result<(), OpenError> {
-        writer::create(directory, origin, signer, at, first)
+        opened::create(directory, origin, signer, at, first)
     }
 
     /// Runs `change` in a transaction of its own, together with the records it makes, and answers when it is durable.
@@ -268,9 +272,9 @@ impl Store {
     /// Completes when the database failed for good: the program must end with a failure, and not go on (F-04).
     pub(crate) async fn failed(&self) -> Arc<str> {
         let mut failed = self.shared.failed.clone();
-        let reason = failed.wait_for(Option::is_some).await.ok().map(|reason| reason.clone());
+        let reason = failed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         match reason {
-            Some(reason) => reason.unwrap_or_else(|| "the database failed".into()),
+            Some(reason) => reason,
             // The writer ended in order: there is nothing left that could fail.
             None => std::future::pending().await,
         }
@@ -385,34 +389,5 @@ impl Store {
             Some(reason) => StoreError::Failed { reason },
             None => StoreError::Closed,
         }
-    }
-}
-
-/// Cancels a job that has not been taken yet when its caller goes away.
-struct GiveUp<'a>(&'a Ticket);
-
-impl Drop for GiveUp<'_> {
-    fn drop(&mut self) {
-        self.0.abandon();
-    }
-}
-
-const QUEUED: u8 = 0;
-const TAKEN: u8 = 1;
-const ABANDONED: u8 = 2;
-
-impl Ticket {
-    fn new() -> Self {
-        Self(Arc::new(AtomicU8::new(QUEUED)))
-    }
-
-    /// The writer starts on it; false if the caller has given up.
-    fn take(&self) -> bool {
-        self.0.compare_exchange(QUEUED, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// The caller gives up; false if the writer has started.
-    fn abandon(&self) -> bool {
-        self.0.compare_exchange(QUEUED, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }

@@ -100,10 +100,14 @@ impl Authorities {
                 // The guard says so by itself.
                 Err(_) => RETRY,
                 Ok(_) => match self.rotate_due().await {
-                    Ok(next) => next.since(clock.now()).clamp(SHORTEST_WAIT, LONGEST_WAIT),
+                    Ok(next) => {
+                        self.inner.failure.store(None);
+                        next.since(clock.now()).clamp(SHORTEST_WAIT, LONGEST_WAIT)
+                    }
                     Err(AuthorityError::Store(StoreError::Failed { .. } | StoreError::Closed)) => pending().await,
                     Err(failure) => {
                         error!(error = %failure, "could not change authorities; trying again");
+                        self.inner.failure.store(Some(Arc::new(failure.to_string())));
                         RETRY
                     }
                 },

@@ -143,7 +143,7 @@ impl Registry {
             .await
     }
 
-    /// Closes the open invitation of a name by an administrator's word; false if there is none.
+    /// Takes back the open invitation of a name that nobody has, by an administrator's word; false if there is none.
     pub(crate) async fn revoke_invitation(
         &self,
         node: NodeName,

@@ -64,8 +64,10 @@ pub(crate) struct Snapshot {
     services: CowMap<Arc<str>, Arc<Service>>,
     paths: CowMap<Arc<str>, Arc<str>>,
     /// The services of each placement, by id.
-    placed: CowMap<Placement, Arc<BTreeMap<Arc<str>, Arc<Service>>>>,
+    placed: CowMap<Placement, Arc<ServicesById>>,
 }
+
+type ServicesById = BTreeMap<Arc<str>, Arc<Service>>;
 
 impl Snapshot {
     pub(super) fn new(everything: Everything, bundle: Arc<TrustBundle>) -> Self {

@@ -5,8 +5,8 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU8, atomic::Ordering},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
     thread,
 };
 
@@ -18,187 +18,14 @@ use tracing::{error, warn};
 use super::{
     Limits, Link, Recorded,
     disk::DiskWatch,
-    error::{Abort, OpenError, StoreError, TxError, WriteError},
+    error::{StoreError, TxError},
+    job::{AnyChange, Job, Ticket, Undo, refuse_all},
+    opened::Opened,
     position::{self, Noted, Position},
-    rows::Everything,
     sqlite::{self, Fault},
     tx::{Hook, Tx},
 };
-use crate::audit::{Head, HeadSigner, Record};
-
-/// What waits for the writer.
-pub(super) enum Job {
-    /// A change with its records, in a savepoint of its own.
-    Change(Box<dyn AnyChange>),
-    /// Records and nothing else.
-    Records { records: Vec<Record>, answer: oneshot::Sender<Result<Vec<Recorded>, StoreError>>, ticket: Ticket },
-    /// Ends the writer.
-    Close(oneshot::Sender<()>),
-}
-
-/// Whether a job waits, runs, or is not wanted any more.
-#[derive(Clone, Debug)]
-pub(super) struct Ticket(pub(super) Arc<AtomicU8>);
-
-/// A change, its types hidden.
-pub(super) trait AnyChange: Send {
-    fn take(&self) -> bool;
-    /// Runs it; the error to roll back for, if any.
-    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), Undo>;
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
-}
-
-/// Why a savepoint is rolled back.
-pub(super) enum Undo {
-    /// By the change's own wish.
-    Refused,
-    /// A statement failed, or the change panicked.
-    Failed(Fault, String),
-}
-
-pub(super) struct Change<T, E, F> {
-    change: Option<F>,
-    outcome: Option<Result<T, E>>,
-    answer: oneshot::Sender<Result<T, WriteError<E>>>,
-    ticket: Ticket,
-}
-
-impl<T, E, F> Change<T, E, F>
-where
-    T: Send + 'static,
-    E: Send + 'static,
-    F: FnOnce(&mut Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
-{
-    pub(super) fn boxed(
-        change: F,
-        answer: oneshot::Sender<Result<T, WriteError<E>>>,
-        ticket: Ticket,
-    ) -> Box<dyn AnyChange> {
-        Box::new(Self { change: Some(change), outcome: None, answer, ticket })
-    }
-}
-
-impl<T, E, F> AnyChange for Change<T, E, F>
-where
-    T: Send,
-    E: Send,
-    F: FnOnce(&mut Tx<'_>) -> Result<T, Abort<E>> + Send,
-{
-    fn take(&self) -> bool {
-        self.ticket.take()
-    }
-
-    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), Undo> {
-        let Some(change) = self.change.take() else { return Err(Undo::Refused) };
-        match catch_unwind(AssertUnwindSafe(|| change(tx))) {
-            Ok(Ok(value)) => {
-                self.outcome = Some(Ok(value));
-                Ok(())
-            }
-            Ok(Err(Abort::Refused(refusal))) => {
-                self.outcome = Some(Err(refusal));
-                Err(Undo::Refused)
-            }
-            Ok(Err(Abort::Tx(error))) => Err(Undo::Failed(error.fault(), error.to_string())),
-            Err(_) => Err(Undo::Failed(Fault::Internal, "a change panicked".to_owned())),
-        }
-    }
-
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
-        let answer = match (committed, self.outcome) {
-            (Err(error), _) => Err(WriteError::Store(error)),
-            (Ok(()), Some(Ok(value))) => Ok(value),
-            (Ok(()), Some(Err(refusal))) => Err(WriteError::Refused(refusal)),
-            (Ok(()), None) => Err(WriteError::Store(StoreError::Closed)),
-        };
-        // Nobody waits any more: the change stands all the same.
-        let _ = self.answer.send(answer);
-    }
-}
-
-/// A database that has been checked, before its writer starts.
-pub(super) struct Opened {
-    pub(super) connection: Connection,
-    pub(super) path: PathBuf,
-    pub(super) head: Head,
-    pub(super) highest_time: Timestamp,
-    directory: PathBuf,
-    position: Option<Position>,
-}
-
-impl Opened {
-    pub(super) fn open(directory: &Path, limits: &Limits) -> Result<Self, OpenError> {
-        let path = directory.join(DATABASE);
-        let connection = sqlite::open_writer(&path, limits.wait)?;
-        let damaged = |error: TxError| failed(&path, error);
-        let trust_domain = super::rows::trust_domain(&connection).map_err(damaged)?;
-        let origin = Head::origin(&trust_domain.audit_chain, trust_domain.name.as_str(), &trust_domain.root_hash);
-        let head = super::rows::last_record(&connection, &origin).map_err(damaged)?;
-        let position = match Position::open(directory)? {
-            None => None,
-            Some((position, noted)) => {
-                let found = if noted.seq == 0 {
-                    Some(origin.hash)
-                } else {
-                    super::rows::record_hash(&connection, &origin.chain, noted.seq).map_err(damaged)?
-                };
-                if found != Some(noted.hash) {
-                    return Err(OpenError::LostRecords {
-                        path,
-                        position: position::path(directory),
-                        found: head.seq.min(noted.seq),
-                        durable: noted.seq,
-                    });
-                }
-                Some(position)
-            }
-        };
-        let highest_time = trust_domain.highest_time;
-        Ok(Self { connection, path, head, highest_time, directory: directory.to_owned(), position })
-    }
-
-    pub(super) fn everything(&self) -> Result<Everything, OpenError> {
-        super::rows::everything(&self.connection).map_err(|error| failed(&self.path, error))
-    }
-
-    pub(super) fn is_restored(&self) -> bool {
-        self.position.is_none()
-    }
-}
-
-/// Makes a new database in `directory` with what `first` puts in, in one transaction. Its files are not synced yet.
-pub(super) fn create(
-    directory: &Path,
-    origin: Head,
-    signer: &HeadSigner,
-    at: Timestamp,
-    first: impl FnOnce(&mut Tx<'_>) -> Result<(), TxError>,
-) -> Result<(), OpenError> {
-    let path = directory.join(DATABASE);
-    let connection = sqlite::create(&path)?;
-    let (mut head, mut hooks, mut scratch) = (origin, Vec::new(), Vec::new());
-    let fill = || -> Result<(), TxError> {
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        let mut tx = Tx::new(&connection, at, &mut head, &mut hooks, &mut scratch);
-        first(&mut tx)?;
-        tx.sign_head(signer)?;
-        connection.execute_batch("COMMIT")?;
-        Ok(())
-    };
-    fill().map_err(|error| failed(&path, error))?;
-    connection.flush_prepared_statement_cache();
-    connection.close().map_err(|(_, error)| sqlite::open_error(&path, &error))?;
-    let not_synced = |source: std::io::Error| OpenError::Open { path: path.clone(), reason: source.to_string() };
-    std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(not_synced)?;
-    Position::create(directory, Noted { seq: head.seq, hash: head.hash }).map(drop).map_err(not_synced)
-}
-
-fn failed(path: &Path, error: TxError) -> OpenError {
-    match error {
-        TxError::Sqlite(error) => sqlite::open_error(path, &error),
-        error => OpenError::Corrupt { path: path.to_owned(), detail: error.to_string() },
-    }
-}
+use crate::audit::{Head, Record};
 
 pub(super) struct Writer {
     connection: Connection,
@@ -514,16 +341,3 @@ impl Writer {
         StoreError::Failed { reason }
     }
 }
-
-fn refuse_all(jobs: impl Iterator<Item = Job>, failure: &StoreError) {
-    for job in jobs {
-        match job {
-            Job::Change(change) => change.answer(Err(failure.clone())),
-            Job::Records { answer, .. } => drop(answer.send(Err(failure.clone()))),
-            Job::Close(done) => drop(done.send(())),
-        }
-    }
-}
-
-/// The database's name in its directory.
-pub(crate) const DATABASE: &str = "ca.db";
