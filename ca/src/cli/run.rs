@@ -44,7 +44,7 @@ pub(crate) struct Run {
     /// Directory for database, keys and sockets, created with mode 0700 [default: /var/lib/bonafide/ca]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// Address and port that nodes connect to [default: [::]:8443]
+    /// Address and port that nodes connect to [default: `[::]:8443`]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
     /// An address that invitations name; may be repeated [default: host name and addresses that are not loopback]

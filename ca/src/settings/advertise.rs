@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn default_addresses_by_case() {
-        let cases: &[(&str, &str, Option<&str>, &[&str], &[&str])] = &[
+        type Case<'a> = (&'a str, &'a str, Option<&'a str>, &'a [&'a str], &'a [&'a str]);
+        let cases: &[Case<'_>] = &[
             (
                 "a given address is the one",
                 "192.0.2.1:8443",
