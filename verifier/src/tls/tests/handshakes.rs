@@ -260,11 +260,14 @@ async fn f_24_rotation_under_load_fails_no_handshake() {
     let (web, web_publisher) = world.published("/web", 3_600);
     let (db, db_publisher) = world.published("/db", 3_600);
     let (connector, acceptor) = (connector(&web, "spiffe://example.org/db"), acceptor(&db, "spiffe://example.org/web"));
-    let (done, met) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let load: Vec<_> = (0..4)
-        .map(|_| {
+    let done = Arc::new(AtomicBool::new(false));
+    // One count for each of those that meet: a slow one must have gone on, too, before the next step.
+    let met: Vec<_> = (0..4).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    let load: Vec<_> = met
+        .iter()
+        .map(|met| {
             let (connector, acceptor, done, met) =
-                (connector.clone(), acceptor.clone(), Arc::clone(&done), Arc::clone(&met));
+                (connector.clone(), acceptor.clone(), Arc::clone(&done), Arc::clone(met));
             tokio::spawn(async move {
                 while !done.load(Ordering::Relaxed) {
                     let (client, server) = meet(&connector, &acceptor).await;
@@ -277,7 +280,6 @@ async fn f_24_rotation_under_load_fails_no_handshake() {
         .collect();
     let mut roots = vec![Authority::new("example.org")];
     for round in 0..12 {
-        let seen = met.load(Ordering::Relaxed);
         let publish = |svids: &Authority, roots: &[&Authority]| {
             web_publisher.publish(Some(svids.svid("/web", 3_600)), Authority::bundles(roots));
             db_publisher.publish(Some(svids.svid("/db", 3_600)), Authority::bundles(roots));
@@ -285,12 +287,9 @@ async fn f_24_rotation_under_load_fails_no_handshake() {
         let next = Authority::new("example.org");
         let current = if round == 0 { &world.authority } else { roots.last().unwrap() };
         for (svids, bundle) in [(current, vec![current, &next]), (&next, vec![current, &next]), (&next, vec![&next])] {
-            // Each state is seen everywhere before the next: what an authority does by waiting.
-            if bundle.len() == 1 {
-                wait_for(&met, seen + 12).await;
-            }
             publish(svids, &bundle);
-            wait_for(&met, met.load(Ordering::Relaxed) + 8).await;
+            // Each state is seen everywhere before the next: what an authority does by waiting.
+            all_meet_again(&met).await;
         }
         roots.push(next);
     }
@@ -300,9 +299,11 @@ async fn f_24_rotation_under_load_fails_no_handshake() {
     }
 }
 
-async fn wait_for(count: &AtomicUsize, at_least: usize) {
+/// Waits until everyone has begun and ended a handshake after now.
+async fn all_meet_again(met: &[Arc<AtomicUsize>]) {
+    let goals: Vec<_> = met.iter().map(|count| count.load(Ordering::Relaxed) + 2).collect();
     let waited = tokio::time::timeout(Duration::from_secs(60), async {
-        while count.load(Ordering::Relaxed) < at_least {
+        while met.iter().zip(&goals).any(|(count, goal)| count.load(Ordering::Relaxed) < *goal) {
             tokio::task::yield_now().await;
         }
     });
