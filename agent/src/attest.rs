@@ -23,7 +23,7 @@ use self::{executable::Executables, names::Names};
 pub(crate) use self::{
     executable::{ExecutableIdentity, ExecutableLimits},
     facts::{Facts, Needs},
-    matching::{Difference, NearestMiss, matching, nearest_miss, registration},
+    matching::{Difference, matching, nearest_miss, registration},
     names::{HostNames, NameLimits, NameOf, NameService},
     peer::{Binding, Credentials, Peer, PeerError},
 };
@@ -64,6 +64,11 @@ impl Attestor {
         Ok(facts)
     }
 
+    /// The name of a user or group, as far as the name service knows it and answers.
+    pub(crate) async fn name_of(&self, name_of: NameOf) -> Option<Arc<str>> {
+        self.names.of(name_of).await.ok().flatten()
+    }
+
     /// The facts in `needs`. May be dropped at any time.
     ///
     /// # Errors
@@ -83,18 +88,19 @@ impl Attestor {
             sha256: None,
             executable: None,
             notes: Vec::new(),
+            unsure: false,
             needs,
         };
         if needs.user {
             match self.names.of(NameOf::User(uid)).await {
                 Ok(name) => facts.user = name,
-                Err(error) => facts.notes.push(format!("unix:user is unknown: {error}")),
+                Err(error) => facts.unknown("unix:user", &error),
             }
         }
         if needs.group {
             match self.names.of(NameOf::Group(gid)).await {
                 Ok(name) => facts.group = name,
-                Err(error) => facts.notes.push(format!("unix:group is unknown: {error}")),
+                Err(error) => facts.unknown("unix:group", &error),
             }
         }
         let Some(process) = peer.process() else {

@@ -13,11 +13,13 @@ use std::{sync::Arc, time::Duration};
 use bonafide_ca_api::{
     Refusal,
     generated::node::{
-        AgentInfo, IssueJwtRequest, IssueX509Request, RenewRequest, RenewResponse, X509Item, x509_result,
+        AgentInfo, IssueJwtRequest, IssueX509Request, RenewRequest, RenewResponse, X509Item,
+        node_api_client::NodeApiClient, x509_result,
     },
 };
 use bonafide_verifier::clock::Timestamp;
 use tokio::{sync::watch, time::timeout};
+use tonic::transport::Channel;
 
 use self::connection::Live;
 
@@ -197,6 +199,23 @@ impl CaClient {
         self.live.borrow().as_ref().map(|live| live.connection())
     }
 
+    /// Completes when a connection comes up that was not there at the call.
+    pub fn reconnected(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut live = self.live.clone();
+        let before = live.borrow_and_update().clone();
+        async move {
+            let newer = |next: &Option<Arc<Live>>| match (next, &before) {
+                (Some(next), Some(before)) => !Arc::ptr_eq(next, before),
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if live.wait_for(newer).await.is_err() {
+                // The driver has ended: nothing comes up any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Has keys certified for services, each decided by itself, in the order asked. May be dropped at any time; asking again
     /// with the same keys is harmless.
     ///
@@ -229,8 +248,12 @@ impl CaClient {
             .collect();
         let message = IssueX509Request { items };
         let bound = self.limits.issue_x509;
-        let (address, answer) =
-            self.ask(bound, async |live: &Live| live.api().issue_x509(message.clone()).await).await?;
+        let (address, answer) = self
+            .ask(bound, |mut api| {
+                let message = message.clone();
+                async move { api.issue_x509(message).await }
+            })
+            .await?;
         let unusable = |reason: String| CaError::Unusable { address: address.clone(), reason };
         if answer.results.len() != asked {
             return Err(unusable(format!("{} results for {asked} items", answer.results.len())));
@@ -264,24 +287,37 @@ impl CaClient {
     pub async fn issue_jwt(&self, service_id: &str, audience: &[String]) -> Result<IssuedJwt, CaError> {
         let message = IssueJwtRequest { service_id: service_id.to_owned(), audience: audience.to_vec() };
         let bound = self.limits.issue_jwt;
-        let (_, answer) = self.ask(bound, async |live: &Live| live.api().issue_jwt(message.clone()).await).await?;
+        let (_, answer) = self
+            .ask(bound, |mut api| {
+                let message = message.clone();
+                async move { api.issue_jwt(message).await }
+            })
+            .await?;
         Ok(IssuedJwt { token: answer.token, not_after: Timestamp::from_unix_millis(answer.not_after_ms) })
     }
 
     /// Has this node's next key certified. May be dropped at any time; asking again with the same key is harmless.
     pub(crate) async fn renew(&self, request: RenewRequest) -> Result<RenewResponse, CaError> {
         let bound = self.limits.identity;
-        let (_, answer) = self.ask(bound, async |live: &Live| live.api().renew(request.clone()).await).await?;
+        let (_, answer) = self
+            .ask(bound, |mut api| {
+                let request = request.clone();
+                async move { api.renew(request).await }
+            })
+            .await?;
         Ok(answer)
     }
 
     /// One request over the connection of the moment, or the next one. A connection that breaks under the request is not
     /// the request's fault: it is asked once more over a newer connection. Everything asked here may be asked twice.
-    async fn ask<T>(
+    async fn ask<T, F>(
         &self,
         bound: Duration,
-        call: impl AsyncFn(&Live) -> Result<tonic::Response<T>, tonic::Status>,
-    ) -> Result<(String, T), CaError> {
+        call: impl Fn(NodeApiClient<Channel>) -> F,
+    ) -> Result<(String, T), CaError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let mut live = self.live.clone();
         let mut asked: Option<Arc<Live>> = None;
         let attempt = async {
@@ -304,7 +340,7 @@ impl CaClient {
                         None => CaError::NotConnected { waited: self.limits.wait_for_connection },
                     });
                 };
-                match call(&now).await {
+                match call(now.api()).await {
                     Ok(answer) => return Ok((now.address().to_owned(), answer.into_inner())),
                     Err(status) => {
                         let error = classify(now.address(), &status);

@@ -23,7 +23,7 @@ use tower_service::Service;
 
 pub(crate) use self::{
     credential::{Credential, CredentialError, svid},
-    plan::{Plan, PlanError, begin, plan},
+    plan::{PlanError, begin, plan},
 };
 use crate::{
     ca_client::{

@@ -1,8 +1,11 @@
-//! The Bonafide agent.
+//! The agent of a node: it joins a Bonafide CA, attests the processes on the node, and hands them the SPIFFE identities they may
+//! have, over the SPIFFE Workload API.
+//!
+//! [`running::start`] is the whole agent in one call; the program `bonafide-agent` is [`cli::main`].
 
 mod attest;
 pub mod ca_client;
-mod cli;
+pub mod cli;
 #[doc(hidden)]
 pub mod fuzzing;
 mod generated;
@@ -13,7 +16,9 @@ pub mod membership;
 pub mod metrics;
 mod node_state;
 mod node_status;
+mod rate;
 mod renewal;
+pub mod running;
 mod runtime_state;
 pub mod settings;
 mod state_file;

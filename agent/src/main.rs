@@ -1,3 +1,7 @@
 //! The `bonafide-agent` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bonafide_agent::cli::main()
+}

@@ -41,6 +41,7 @@ use crate::{
     node_status::{AcceptEpoch, NodeStatus},
     runtime_state::RuntimeState,
     state_file::StateError,
+    svid_cache::SvidCache,
     sync::{
         Follower,
         session::{Ended, Session},
@@ -68,6 +69,7 @@ pub(crate) struct Membership {
     pub(crate) status: NodeStatus,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
+    pub(crate) cache: SvidCache,
 }
 
 /// Why a node's life ended before it began. Once a node has joined, nothing ends it but a stop.
@@ -326,11 +328,11 @@ impl Membership {
             return self.begin_again(invitation).await;
         }
         let text = format!("the CA refuses this node: {}", advice(refusal));
-        error!(reason = refusal.code, error = %text, "this node is refused");
         if removed {
             self.health.set(Part::NodeIdentity, State::Unready, text);
             return Ok(());
         }
+        error!(reason = refusal.code, error = %text, "this node is refused");
         self.identity_degraded(&text);
         // An operator may mend it at the CA; asked again now and then, and until then what is held is served.
         let _ = timeout(AFTER_REFUSAL, stop.cancelled()).await;
@@ -400,7 +402,9 @@ impl Membership {
 
     /// Degraded for as long as workloads are still served from what is held, unready after.
     fn identity_degraded(&self, why: &str) {
-        self.health.set(Part::NodeIdentity, State::Degraded, why);
+        let now = self.clock.now().unix_millis();
+        let serves = self.cache.status(&self.views.snapshot()).iter().any(|service| service.not_after_ms > now);
+        self.health.set(Part::NodeIdentity, if serves { State::Degraded } else { State::Unready }, why);
     }
 
     async fn store(&self) -> Result<(), MembershipError> {
@@ -628,17 +632,4 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 const AFTER_REFUSAL: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renewal_lies_between_40_and_50_percent_of_life() {
-        let (start, end) = (Timestamp::from_unix_seconds(1000), Timestamp::from_unix_seconds(2000));
-        assert_eq!(renewal_time(start, end, 0.0), Timestamp::from_unix_seconds(1500));
-        assert_eq!(renewal_time(start, end, 1.0), Timestamp::from_unix_seconds(1400));
-        for _ in 0..100 {
-            let at = renewal_time(start, end, random_fraction());
-            assert!(at >= Timestamp::from_unix_seconds(1400) && at <= Timestamp::from_unix_seconds(1500));
-        }
-    }
-}
+mod tests;

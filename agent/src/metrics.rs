@@ -54,6 +54,12 @@ pub struct Metrics {
     pub node_svid_expiry: Gauge,
     /// Renewals and recoveries of the node's own SVID.
     pub node_renewals: Family<ByOutcome, Counter>,
+    /// X.509-SVIDs asked of the CA for workloads, one by one.
+    pub svid_issuances: Family<ByOutcome, Counter>,
+    /// Services with a valid X.509-SVID at hand.
+    pub svids: Gauge,
+    /// Calls on the workloads' socket: let in, or refused for a missing header or a limit.
+    pub workload_calls: Family<ByOutcome, Counter>,
     /// The CA's clock minus this node's, as measured at the last update.
     pub clock_offset: Gauge<f64, AtomicU64>,
 }
@@ -72,6 +78,9 @@ impl Metrics {
             services: Gauge::default(),
             node_svid_expiry: Gauge::default(),
             node_renewals: Family::default(),
+            svid_issuances: Family::default(),
+            svids: Gauge::default(),
+            workload_calls: Family::default(),
             clock_offset: Gauge::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -89,6 +98,13 @@ impl Metrics {
             metrics.node_svid_expiry.clone(),
         );
         registry.register("node_renewals", "Renewals of the node's own SVID", metrics.node_renewals.clone());
+        registry.register(
+            "svid_issuances",
+            "X.509-SVIDs asked of the CA for workloads",
+            metrics.svid_issuances.clone(),
+        );
+        registry.register("svids", "Services with a valid X.509-SVID at hand", metrics.svids.clone());
+        registry.register("workload_calls", "Calls on the workloads' socket", metrics.workload_calls.clone());
         registry.register_with_unit(
             "clock_offset",
             "The CA's clock minus this node's",

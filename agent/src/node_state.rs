@@ -12,7 +12,7 @@
 //! A key is written and synced here before it is used or sent.
 
 pub(crate) mod key;
-mod stored;
+pub(crate) mod stored;
 
 use std::path::Path;
 
@@ -105,6 +105,7 @@ impl DataDir {
     }
 
     /// Writes who this node is; durable when it returns.
+    #[cfg(test)]
     pub(crate) fn store_node(&self, state: &NodeState) -> Result<(), StateError> {
         self.write_node_file(&Self::node_file(state))
     }

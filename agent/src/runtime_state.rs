@@ -6,7 +6,7 @@
 //! given out only to a process that has been attested afresh, like everything else.
 
 mod place;
-mod stored;
+pub(crate) mod stored;
 
 use std::{
     path::{Path, PathBuf},
@@ -98,7 +98,16 @@ impl RuntimeState {
         Self(Arc::new(Inner { dir, boot_id, keys: Mutex::new(Keys { current: key, replaced }), health }))
     }
 
-    /// Why nothing is kept, if so: for `status` and `doctor`.
+    /// Whether keys could be kept there, without creating or changing anything.
+    pub(crate) fn examine(path: &Path) -> Result<(), String> {
+        let existing = place::nearest_existing(path);
+        let checked = std::fs::File::open(&existing)
+            .map_err(|source| NotKept::Look { path: existing, source })
+            .and_then(|fd| place::check(path, std::os::fd::AsFd::as_fd(&fd)));
+        checked.map_err(|why| describe(&why))
+    }
+
+    /// Why nothing is kept, if so: for `status`.
     pub(crate) fn note(&self) -> Option<String> {
         self.0.dir.as_ref().err().map(|why| format!("workload keys are not kept over a restart of the agent: {why}"))
     }

@@ -298,6 +298,21 @@ pub enum SettingsError {
     },
 }
 
+/// Variables that begin like a setting of ours and are none: most likely misspelt. The CA's may stand in the same environment.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let mut unknown: Vec<String> = names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with("BONAFIDE_") && !OURS.contains(&name.as_str()) && !is_the_cas(name))
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+fn is_the_cas(name: &str) -> bool {
+    let rest = name.trim_start_matches("BONAFIDE_");
+    CAS.contains(&rest) || ["_TTL", "_LIFE", "_LIFETIME"].iter().any(|end| rest.ends_with(end))
+}
+
 /// Reads a settings file: bounded, and only if no stranger can write it.
 ///
 /// # Errors
@@ -399,13 +414,17 @@ pub fn socket_path(text: &str) -> Result<PathBuf, String> {
     if path.is_empty() || path.ends_with('/') {
         return Err("must name a file".into());
     }
-    if path.len() > SOCKET_PATH_LIMIT {
-        return Err(format!("is {} bytes long; the kernel takes at most {SOCKET_PATH_LIMIT}", path.len()));
-    }
     if path.contains('\0') {
         return Err("must not contain a NUL byte".into());
     }
-    Ok(path.into())
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_LIMIT {
+        return Err(format!(
+            "is {length} bytes long as an absolute path; the kernel takes at most {SOCKET_PATH_LIMIT}"
+        ));
+    }
+    Ok(path)
 }
 
 fn join_source(pick: &Pick<'_>, flags: &Flags, file: &File) -> Result<Option<JoinSource>, SettingsError> {
@@ -441,6 +460,12 @@ struct File {
     health_listen: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
+}
+
+/// What a settings file comes to by itself, for the property that it comes to something whatever is in it.
+pub(crate) fn of_file(text: &str) -> Result<Settings, SettingsError> {
+    let flags = Flags { config: Some("file".into()), ..Flags::default() };
+    Settings::resolve(&flags, &|_| None, &|_| Ok(text.to_owned()))
 }
 
 impl File {
@@ -560,8 +585,10 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// Where workloads ask by default.
 pub const DEFAULT_SOCKET: &str = "/run/bonafide/agent.sock";
-const DEFAULT_DATA: &str = "/var/lib/bonafide/agent";
-const DEFAULT_RUNTIME_DIR: &str = "/run/bonafide-state";
+/// Where the node's keys and state lie by default.
+pub const DEFAULT_DATA: &str = "/var/lib/bonafide/agent";
+/// Where what survives a restart of the agent lies by default.
+pub const DEFAULT_RUNTIME_DIR: &str = "/run/bonafide-state";
 const DEFAULT_LOG_LEVEL: &str = "info";
 
 const JOIN: &str = "BONAFIDE_JOIN";
@@ -574,6 +601,21 @@ const HEALTH_LISTEN: &str = "BONAFIDE_HEALTH_LISTEN";
 const LOG_LEVEL: &str = "BONAFIDE_LOG_LEVEL";
 const LOG_FORMAT: &str = "BONAFIDE_LOG_FORMAT";
 const CONFIG: &str = "BONAFIDE_CONFIG";
+
+/// What this program reads.
+const OURS: [&str; 10] =
+    [JOIN, JOIN_FILE, SOCKET, DATA, RUNTIME_DIR, ATTEST_BY_PID, HEALTH_LISTEN, LOG_LEVEL, LOG_FORMAT, CONFIG];
+/// What the CA reads beside those.
+const CAS: [&str; 8] = [
+    "TRUST_DOMAIN",
+    "LISTEN",
+    "ADVERTISE",
+    "EXPECT_ROOT",
+    "ACCEPT_CLOCK",
+    "DATABASE",
+    "ISSUING_AUTHORITY",
+    "JWT_AUTHORITY",
+];
 
 /// `sun_path` has 108 bytes with its end.
 const SOCKET_PATH_LIMIT: usize = 107;

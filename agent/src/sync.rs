@@ -5,14 +5,14 @@
 //! operator says `bonafide-agent accept-epoch EPOCH`; until then this node serves what it had.
 
 pub(crate) mod session;
-mod stored;
+pub(crate) mod stored;
 pub(crate) mod update;
 
 use std::sync::Arc;
 
 use bonafide_ca_api::{Reason, generated::node};
 use bonafide_verifier::{clock::Clock, spiffe::TrustDomain};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use self::{
     stored::StoredSync,
@@ -158,13 +158,18 @@ impl Follower {
     fn publish(&self, before: &View, next: View) {
         if let Some(position) = next.position() {
             let epoch_is_new = before.position().is_none_or(|before| before.epoch != position.epoch);
-            info!(
+            // The first answer on each new stream says for the most part that nothing is new.
+            if before.position() == Some(position) {
+                debug!(version = position.version, "nothing new from the CA");
+            } else {
+                info!(
                 epoch = %position.epoch,
                 version = position.version,
                 services = next.services().len(),
                 epoch_is_new,
                 "applied an update from the CA"
-            );
+                );
+            }
             self.metrics.registry_version.set(i64::try_from(position.version).unwrap_or(i64::MAX));
         }
         self.metrics.services.set(i64::try_from(next.services().len()).unwrap_or(i64::MAX));
@@ -185,3 +190,6 @@ impl Follower {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! What tests of attestation and of the Workload API share: real processes that connect, change user, execute
 //! something else, hand their connection on and end, when told to.
 
+pub(crate) mod ca;
+pub(crate) mod client;
+
 use std::{
     io::{BufRead, BufReader, Write},
     os::{
@@ -167,11 +170,34 @@ fn helper_process() {
                 panic!("{}", Command::new(path).arg("1000").exec());
             }
             "name" => std::fs::write("/proc/self/comm", std::ffi::OsStr::new(argument).as_bytes()).unwrap(),
+            "call" => {
+                say(&crate::workload_api::tests::call_by_name(Path::new(&socket), argument));
+                continue;
+            }
+            // As many connections as are not closed at once.
+            "flood" => {
+                let opened: Vec<UnixStream> = (0..number()).map_while(|_| UnixStream::connect(&socket).ok()).collect();
+                say(&still_open(opened).to_string());
+                continue;
+            }
             "exit" => std::process::exit(0),
             other => panic!("no order `{other}`"),
         }
         say("done");
     }
+}
+
+/// Waits until the other side has dealt with all of them, which the last of them shows, and counts.
+fn still_open(connections: Vec<UnixStream>) -> usize {
+    use std::io::Read;
+    let closed = |connection: &mut UnixStream| matches!(connection.read(&mut [0; 64]), Ok(0) | Err(_));
+    let mut count = 0;
+    for mut connection in connections {
+        // HTTP/2: the server speaks first, with its settings, or hangs up.
+        connection.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        count += usize::from(!closed(&mut connection));
+    }
+    count
 }
 
 fn say(text: &str) {

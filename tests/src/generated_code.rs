@@ -39,7 +39,7 @@ const CONTRACTS: &[Contract] = &[
                 directory: "agent/src/generated",
                 generated: "_.rs",
                 name: "workload",
-                client: false,
+                client: true,
                 server: true,
                 descriptors: true,
             },

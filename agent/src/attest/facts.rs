@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bonafide_ca_api::{Selector, SelectorKind};
 
-use super::executable::{ExecutableIdentity, NoExecutable};
+use super::{
+    executable::{ExecutableIdentity, NoExecutable},
+    names::NoAnswer,
+};
 use crate::view::View;
 
 /// The facts of one process at one moment. What was not asked for is not there.
@@ -24,6 +27,9 @@ pub(crate) struct Facts {
     pub(crate) executable: Option<ExecutableIdentity>,
     /// What was not attested, and why.
     pub(crate) notes: Vec<String>,
+    /// Some of it may be known a moment later: a file system or the name service did not answer. Nothing new is sent on such
+    /// facts, and nothing taken back.
+    pub(crate) unsure: bool,
     /// What was asked for.
     pub(crate) needs: Needs,
 }
@@ -127,7 +133,17 @@ impl Facts {
         text
     }
 
+    /// The name service did not answer.
+    pub(super) fn unknown(&mut self, selector: &str, error: &NoAnswer) {
+        self.notes.push(format!("{selector} is unknown: {error}"));
+        self.unsure = true;
+    }
+
     pub(super) fn without_executable(&mut self, reason: &NoExecutable) {
+        self.unsure |= match reason {
+            NoExecutable::TooSlow { .. } | NoExecutable::TooMany { .. } => true,
+            NoExecutable::Unreadable { .. } => false,
+        };
         self.notes.push(format!("unix:path and unix:sha256 are unknown: {reason}"));
     }
 }

@@ -130,6 +130,7 @@ mod tests {
             sha256: Some("ab".repeat(32).into()),
             executable: None,
             notes: Vec::new(),
+            unsure: false,
             needs: Needs::ALL,
         }
     }

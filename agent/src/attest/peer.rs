@@ -191,15 +191,21 @@ impl Process {
     /// The directory is opened between the pidfd and a look at it: while the process of the pidfd lives, its PID
     /// names no other one, so the directory is its own.
     fn hold(pidfd: OwnedFd, pid: i32) -> Result<Process, PeerError> {
-        let directory = open_directory(pid)?;
+        let opened = open_directory(pid);
         #[expect(
             deprecated,
             reason = "its successor is unsafe, for types whose descriptor may change; an `OwnedFd`'s does not"
         )]
         let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(PeerError::Kernel)?;
-        let process = Process { pidfd, directory };
-        process.check_alive(pid)?;
-        Ok(process)
+        check_alive(&pidfd, pid)?;
+        let directory = opened.map_err(|error| match error {
+            // It lives, and is hidden from us (hidepid=2).
+            PeerError::Ended { pid } => {
+                PeerError::Unreadable { pid, file: "status", source: io::ErrorKind::NotFound.into() }
+            }
+            error => error,
+        })?;
+        Ok(Process { pidfd, directory })
     }
 
     fn open(pid: i32) -> Result<Process, PeerError> {
@@ -239,14 +245,18 @@ impl Process {
         proc_text::status(&text).map_err(|source| PeerError::Text { pid, file: "status", source })
     }
 
-    pub(super) fn check_alive(&self, pid: i32) -> Result<(), PeerError> {
-        // A pidfd is readable from the end of the process on. Read from the kernel, not from the runtime's notes.
-        let mut look = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
-        match poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(PeerError::Ended { pid }),
-            Err(error) => Err(PeerError::Kernel(error.into())),
-        }
+    fn check_alive(&self, pid: i32) -> Result<(), PeerError> {
+        check_alive(&self.pidfd, pid)
+    }
+}
+
+fn check_alive(pidfd: &AsyncFd<OwnedFd>, pid: i32) -> Result<(), PeerError> {
+    // A pidfd is readable from the end of the process on. Asked of the kernel, not of the runtime's notes.
+    let mut look = [PollFd::new(pidfd.get_ref(), PollFlags::IN)];
+    match poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(PeerError::Ended { pid }),
+        Err(error) => Err(PeerError::Kernel(error.into())),
     }
 }
 

@@ -229,12 +229,62 @@ fn w_07_a_process_that_the_agent_cannot_see() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("shown w-07"));
 }
 
+/// The agent without privileges, the workload another user's: user and group take none.
+#[tokio::test]
+async fn user_and_group_are_attested_without_privileges() {
+    require_root("an agent without privileges");
+    for case in ["unprivileged", "f-20-hidepid"] {
+        let directory = open_directory();
+        set_mode(directory.path(), 0o777);
+        let socket = directory.path().join("s");
+        let mut command = namespaced(case, &socket, &["--mount", "--pid", "--fork", "--mount-proc"]);
+        let mut agent = command.stdout(std::process::Stdio::piped()).spawn().expect("unshare is needed");
+        while !socket.exists() {
+            assert!(agent.try_wait().unwrap().is_none(), "the agent ended");
+            tokio::task::yield_now().await;
+        }
+        let output = agent.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(&format!("shown {case}")), "{text}");
+    }
+}
+
+/// An agent that is nobody, asked by a process of root.
+async fn without_privileges(socket: &Path, hidepid: bool) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env_remove(CASE);
+    let mut workload = Helper::start_by(command, socket);
+    if hidepid {
+        let remounted = Command::new("mount").args(["-o", "remount,hidepid=2", "/proc"]).status().unwrap();
+        assert!(remounted.success());
+    }
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setresgid(OTHER_GID.into(), OTHER_GID.into(), OTHER_GID.into()).unwrap();
+    nix::unistd::setresuid(OTHER_UID.into(), OTHER_UID.into(), OTHER_UID.into()).unwrap();
+    let listener = UnixListener::bind(socket).unwrap();
+    set_mode(socket, 0o666);
+    workload.order("connect");
+    let accepted = accept(&listener, Binding::PeerPidfd);
+    if hidepid {
+        let error = accepted.unwrap_err();
+        assert!(matches!(error, PeerError::Unreadable { .. }), "{error}");
+        assert!(error.to_string().contains("hidepid"), "{error}");
+        return;
+    }
+    let facts = all(&accepted.unwrap()).await.unwrap();
+    assert_eq!((facts.uid, facts.gid, facts.user.as_deref()), (0, 0, Some("root")));
+    assert_eq!((facts.path, facts.sha256, facts.unsure), (None, None, false));
+    assert!(facts.notes.iter().any(|note| note.contains("CAP_SYS_PTRACE")), "{:?}", facts.notes);
+}
+
 /// What the binary does when it was started in namespaces of its own; it ends by printing `shown CASE`.
 pub(crate) fn in_namespace(case: &str, socket: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         match case {
             "w-04" => w_04(socket).await,
+            "unprivileged" => without_privileges(socket, false).await,
+            "f-20-hidepid" => without_privileges(socket, true).await,
             "w-07" => {
                 let listener = UnixListener::bind(socket).unwrap();
                 for binding in [Binding::PeerPidfd, Binding::ByPid, Binding::UserOnly] {
@@ -456,6 +506,7 @@ async fn w_10_a_file_system_that_never_answers_is_given_up() {
         assert_eq!(facts.uid, nix::unistd::geteuid().as_raw(), "what does not depend on it is known");
         texts.push(facts.notes.join("; "));
     }
+    assert!(attestor.attest_with(&peer, Needs::default()).await.unwrap().unsure, "it may answer later");
     assert!(texts[0].contains("did not answer within") && texts[1].contains("did not answer within"), "{texts:?}");
     assert!(texts[2].contains("2 executables") && texts[3].contains("2 executables"), "{texts:?}");
     rustix::mount::unmount(&covered, rustix::mount::UnmountFlags::DETACH).unwrap();

@@ -53,7 +53,17 @@ pub(crate) enum HealthListenError {
 pub(crate) struct HealthServer {
     unix: UnixListener,
     tcp: Option<TcpListener>,
-    path: PathBuf,
+    file: SocketFile,
+}
+
+/// Removes the socket's file when the server ends, however that is.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl HealthServer {
@@ -66,6 +76,7 @@ impl HealthServer {
             Err(error) => return Err(refuse(error)),
         }
         let unix = UnixListener::bind(path).map_err(refuse)?;
+        let file = SocketFile(path.into());
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(refuse)?;
         let tcp = match tcp {
             Some(address) => {
@@ -74,7 +85,7 @@ impl HealthServer {
             }
             None => None,
         };
-        Ok(Self { unix, tcp, path: path.into() })
+        Ok(Self { unix, tcp, file })
     }
 
     /// The TCP address in use, for those who asked for port 0.
@@ -92,7 +103,7 @@ impl HealthServer {
         };
         let unix = serve::serve(PlainUnix(self.unix), routes.clone(), options(), stop.clone());
         tokio::join!(tcp, unix);
-        let _ = std::fs::remove_file(&self.path);
+        drop(self.file);
     }
 }
 

@@ -53,11 +53,6 @@ impl NodeKey {
         &self.pkcs8
     }
 
-    /// A second handle on the same key, for the TLS configuration.
-    pub(crate) fn duplicate(&self) -> Self {
-        Self { pkcs8: self.pkcs8.clone(), spki: self.spki.clone() }
-    }
-
     /// A self-signed certificate of this key: it proves the possession of the key and nothing else.
     pub(crate) fn self_signed(&self) -> Result<Vec<u8>, NodeKeyError> {
         let pair = pair(&self.pkcs8)?;

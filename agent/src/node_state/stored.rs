@@ -51,7 +51,7 @@ impl Drop for StoredKeyGuard<'_> {
 struct StoredKeyGuard<'a>(&'a mut StoredNode);
 
 /// The bytes of a state.
-pub(super) fn encode_node(state: &NodeState) -> Zeroizing<Vec<u8>> {
+pub(crate) fn encode_node(state: &NodeState) -> Zeroizing<Vec<u8>> {
     let key = |held: &HeldKey| StoredKey { pkcs8: held.key.expose_secret().to_vec(), chain: held.chain.clone() };
     let mut stored = StoredNode {
         trust_domain: state.trust_domain.as_str().to_owned(),
@@ -70,7 +70,7 @@ pub(super) fn encode_node(state: &NodeState) -> Zeroizing<Vec<u8>> {
 }
 
 /// The state in these bytes, or why there is none.
-pub(super) fn decode_node(body: &[u8]) -> Result<NodeState, String> {
+pub(crate) fn decode_node(body: &[u8]) -> Result<NodeState, String> {
     let mut stored = StoredNode::decode(body).map_err(|error| format!("the content does not decode: {error}"))?;
     let guard = StoredKeyGuard(&mut stored);
     let stored = &*guard.0;

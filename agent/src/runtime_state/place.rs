@@ -37,23 +37,30 @@ pub(crate) fn nearest_existing(path: &Path) -> PathBuf {
 /// Checks an open directory: memory-backed, and either never swapped or no swap is on.
 pub(crate) fn check(path: &Path, fd: BorrowedFd<'_>) -> Result<(), NotKept> {
     let look = |errno: rustix::io::Errno| NotKept::Look { path: path.into(), source: errno.into() };
-    match memory_backed(fd).map_err(look)? {
+    let swap = || -> Result<bool, NotKept> {
+        let swaps = std::fs::File::open("/proc/swaps")
+            .and_then(|file| std::io::BufReader::new(file).lines().collect::<Result<Vec<_>, _>>());
+        match swaps {
+            Ok(lines) => Ok(swap_is_on(&lines)),
+            // A kernel built without swap has no such file.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && Path::new("/proc/self").exists() => Ok(false),
+            Err(error) => Err(NotKept::SwapUnknown { reason: format!("cannot read /proc/swaps: {error}") }),
+        }
+    };
+    decide(path, memory_backed(fd).map_err(look)?, swap, || mounted_noswap(fd))
+}
+
+fn decide(
+    path: &Path,
+    backing: Backing,
+    swap_is_on: impl FnOnce() -> Result<bool, NotKept>,
+    noswap: impl FnOnce() -> bool,
+) -> Result<(), NotKept> {
+    match backing {
         Backing::Ramfs => Ok(()),
         Backing::Other => Err(NotKept::OnDisk { path: path.into() }),
-        Backing::Tmpfs => {
-            let swaps = std::fs::File::open("/proc/swaps")
-                .and_then(|file| std::io::BufReader::new(file).lines().collect::<Result<Vec<_>, _>>());
-            match swaps {
-                Ok(lines) if !swap_is_on(&lines) => Ok(()),
-                // A kernel built without swap has no such file.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && Path::new("/proc/self").exists() => {
-                    Ok(())
-                }
-                Err(error) => Err(NotKept::SwapUnknown { reason: format!("cannot read /proc/swaps: {error}") }),
-                Ok(_) if mounted_noswap(fd) => Ok(()),
-                Ok(_) => Err(NotKept::Swappable { path: path.into() }),
-            }
-        }
+        Backing::Tmpfs if noswap() || !swap_is_on()? => Ok(()),
+        Backing::Tmpfs => Err(NotKept::Swappable { path: path.into() }),
     }
 }
 
@@ -124,6 +131,58 @@ mod tests {
         assert!(swap_is_on(&lines(&["/dev/zram0  partition\t8388604\t0\t100"])));
         assert!(!swap_is_on(&[]));
     }
+
+    #[test]
+    fn keys_lie_only_where_no_disk_gets_them() {
+        let cases = [
+            (Backing::Ramfs, true, false, "kept"),
+            (Backing::Tmpfs, false, false, "kept"),
+            (Backing::Tmpfs, true, true, "kept"),
+            (
+                Backing::Tmpfs,
+                true,
+                false,
+                "swap is on, and `/x` could be swapped to a disk; turn swap off, or mount a tmpfs there with the option `noswap`",
+            ),
+            (
+                Backing::Other,
+                false,
+                true,
+                "`/x` is not on tmpfs or ramfs; give `--runtime-dir` a directory that is, for example below /run",
+            ),
+        ];
+        for (backing, swap, noswap, expected) in cases {
+            let decided = decide(Path::new("/x"), backing, || Ok(swap), || noswap);
+            let said = decided.map_or_else(|why| why.to_string(), |()| "kept".to_owned());
+            assert_eq!(said, expected, "{backing:?} swap={swap} noswap={noswap}");
+        }
+    }
+
+    /// A mount of its own, made in a mount namespace by this test's own binary started again.
+    #[test]
+    fn the_option_noswap_is_seen_on_a_mount() {
+        if let Some(path) = std::env::var_os(MOUNT) {
+            let fd = std::fs::File::open(&path).unwrap();
+            println!("noswap={}", mounted_noswap(fd.as_fd()));
+            return;
+        }
+        crate::testing::require_root("a mount");
+        let temp = tempfile::tempdir().unwrap();
+        for (options, expected) in [("noswap,size=64k", "noswap=true"), ("size=64k", "noswap=false")] {
+            let output = std::process::Command::new("unshare")
+                .args(["--mount", "sh", "-c", "mount -t tmpfs -o $0 none $1 && shift && exec \"$@\"", options])
+                .arg(temp.path())
+                .arg(std::env::current_exe().unwrap())
+                .args(["runtime_state::place::tests::the_option_noswap_is_seen_on_a_mount", "--exact", "--nocapture"])
+                .env(MOUNT, temp.path())
+                .output()
+                .expect("`unshare` (util-linux)");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains(expected), "{options}: {said} {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    const MOUNT: &str = "BONAFIDE_TEST_MOUNT";
 
     #[test]
     fn only_memory_is_memory() {

@@ -36,7 +36,7 @@ struct StoredSvid {
     renew_at_ms: i64,
 }
 
-pub(super) fn encode(svid: &KeptSvid, boot_id: &str, node_key: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+pub(crate) fn encode(svid: &KeptSvid, boot_id: &str, node_key: &[u8; 32]) -> Zeroizing<Vec<u8>> {
     let mut stored = StoredSvid {
         service_id: svid.service_id.to_string(),
         service_digest: svid.service_digest.to_vec(),
@@ -53,13 +53,13 @@ pub(super) fn encode(svid: &KeptSvid, boot_id: &str, node_key: &[u8; 32]) -> Zer
 }
 
 /// The same content, bound to another node key.
-pub(super) fn rebind(body: &[u8], node_key: &[u8; 32]) -> Option<Zeroizing<Vec<u8>>> {
+pub(crate) fn rebind(body: &[u8], node_key: &[u8; 32]) -> Option<Zeroizing<Vec<u8>>> {
     let bound = Bound::decode(body).ok()?;
     Some(enclose(Bound { node_key: node_key.to_vec(), ..bound }))
 }
 
 /// The SVID in these bytes, once `admit` has taken the boot id and node key it is bound to.
-pub(super) fn decode(
+pub(crate) fn decode(
     body: &[u8],
     admit: impl FnOnce(&str, &[u8; 32]) -> Result<(), &'static str>,
 ) -> Result<KeptSvid, String> {

@@ -31,7 +31,8 @@ fn flag_then_environment_then_file_then_default() {
 #[test]
 fn bad_values_are_told_with_their_origin_and_what_is_allowed() {
     let long = format!("/{}", "s".repeat(107));
-    let long_message = format!("--socket=`{long}`: is 108 bytes long; the kernel takes at most 107");
+    let long_message =
+        format!("--socket=`{long}`: is 108 bytes long as an absolute path; the kernel takes at most 107");
     let socket = |text: &str| Flags { socket: Some(text.into()), ..Flags::default() };
     let config = "/etc/bonafide/agent.toml";
     let cases: &[(Flags, &[(&str, &str)], Option<&str>, &str)] = &[
@@ -147,4 +148,10 @@ fn a_settings_file_that_anyone_may_write_is_refused() {
     std::fs::write(&path, vec![b'#'; 1 << 20]).unwrap();
     assert!(read_settings_file(&path).unwrap_err().to_string().contains("larger than"));
     assert!(read_settings_file(temp.path()).unwrap_err().to_string().contains("not a regular file"));
+}
+
+#[test]
+fn a_misspelt_variable_is_told() {
+    let names = ["BONAFIDE_SOKCET", "BONAFIDE_SOCKET", "BONAFIDE_TRUST_DOMAIN", "BONAFIDE_X509_TTL", "PATH"];
+    assert_eq!(unknown_variables(names.iter().map(OsString::from)), ["BONAFIDE_SOKCET"]);
 }

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Follower;
 use crate::{
@@ -175,6 +175,7 @@ impl Session<'_> {
             Ok(Ok(answer)) => Ok(Open { live, updates: answer.into_inner(), acknowledge, refused: false }),
             Ok(Err(status)) => {
                 self.dialer.give_up_on(&address);
+                self.alarm(&classify(&address, &status));
                 Err(match self.ended_by(&address, &status) {
                     Some(ended) => OpenError::Ended(ended),
                     None => OpenError::Unreachable(classify(&address, &status).to_string()),
@@ -240,6 +241,7 @@ impl Session<'_> {
             return Left::Ended(ended);
         }
         let error = classify(address, status);
+        self.alarm(&error);
         let replaced = matches!(&error, CaError::Refused(refusal) if refusal.reason == Some(Reason::StreamReplaced));
         if replaced {
             warn!(
@@ -249,6 +251,22 @@ impl Session<'_> {
             );
         }
         Left::Lost { address: address.to_owned(), reason: error.to_string(), pause: replaced }
+    }
+
+    /// A CA that knows less than this node has lost its history, or is not the one it was.
+    fn alarm(&self, error: &CaError) {
+        let CaError::Refused(refusal) = error else { return };
+        if refusal.reason == Some(Reason::PositionAhead) {
+            let text = format!(
+                "the CA has gone back behind what this node has applied: {refusal}; if it was restored from a backup, that must \
+                 begin a new epoch; until then this node serves what it had"
+            );
+            if self.follower.health.part(Part::Sync).reason != text {
+                error!(reason = refusal.code, "{text}");
+                self.follower.metrics.sync_updates.get_or_create(&ByOutcome { outcome: Outcome::refused }).inc();
+            }
+            self.follower.health.set(Part::Sync, State::Degraded, text);
+        }
     }
 
     /// Is it this node that the CA refuses?

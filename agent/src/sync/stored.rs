@@ -11,7 +11,7 @@ use super::{
 use crate::view::View;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct StoredSync {
+pub(crate) struct StoredSync {
     /// Absent: nothing was applied yet.
     #[prost(message, optional, tag = "1")]
     whole: Option<node::SyncResponse>,
@@ -24,7 +24,7 @@ pub(super) struct StoredSync {
 }
 
 impl StoredSync {
-    pub(super) fn new(view: &View, memory: &Memory) -> Self {
+    pub(crate) fn new(view: &View, memory: &Memory) -> Self {
         Self {
             whole: view.position().is_some().then(|| update::whole(view)),
             accepted_epoch: memory.accepted.as_deref().unwrap_or_default().to_owned(),
@@ -33,13 +33,13 @@ impl StoredSync {
         }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         self.encode_to_vec()
     }
 }
 
 /// The view and memory in these bytes, checked as an update from the wire is.
-pub(super) fn decode(body: &[u8], trust_domain: &TrustDomain) -> Result<(View, Memory), String> {
+pub(crate) fn decode(body: &[u8], trust_domain: &TrustDomain) -> Result<(View, Memory), String> {
     let stored = StoredSync::decode(body).map_err(|error| format!("the content does not decode: {error}"))?;
     let empty = View::empty(trust_domain.clone());
     let view = match &stored.whole {
