@@ -1,5 +1,5 @@
 //! What `generate-protos` made of the protos in the verifier. The wire types, and nothing more.
-#![expect(dead_code, unreachable_pub, reason = "generated code")]
+#![expect(unreachable_pub, reason = "generated code")]
 
 /// The SPIFFE Workload API, server side.
 pub mod workload {

@@ -1,4 +1,5 @@
 //! The program as its users call it: exit codes, what it prints, and a whole life against a CA.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::{
     io::{BufRead, BufReader, Read},

@@ -12,7 +12,6 @@ use bonafide_verifier::{
         ConnectError, Connector, ConnectorOptions, KeyConnector, KeyCredential, PeerError, PeerSet, PinnedRoot,
         ServerTrust, TlsConfigError,
     },
-    x509::X509Svid,
 };
 
 use crate::node_state::key::NodeKey;
@@ -65,11 +64,6 @@ fn key_connector(key: &NodeKey, trust: ServerTrust, clock: Arc<dyn Clock>) -> Re
 
 fn options() -> ConnectorOptions {
     ConnectorOptions::default()
-}
-
-/// SHA-256 of the key that an SVID certifies.
-pub(crate) fn key_of(svid: &X509Svid) -> [u8; 32] {
-    *svid.spki_sha256()
 }
 
 /// Did something answer that is not our CA? The network is not to blame then.

@@ -158,7 +158,7 @@ impl Session<'_> {
             .identity
             .snapshot()
             .svid()
-            .map(|svid| tls::key_of(svid))
+            .map(|svid| *svid.spki_sha256())
             .ok_or_else(|| OpenError::Ended(Ended::CertificateRefused("this node has no SVID".into())))?;
         let (address, channel) =
             self.dialer.dial(&self.connector).await.map_err(|error| OpenError::Unreachable(error.to_string()))?;
@@ -284,7 +284,7 @@ impl Session<'_> {
     }
 
     fn has_newer_svid(&self, live: &Live) -> bool {
-        self.identity.snapshot().svid().is_some_and(|svid| tls::key_of(svid) != live.key())
+        self.identity.snapshot().svid().is_some_and(|svid| *svid.spki_sha256() != live.key())
     }
 
     fn unreachable(&self, reason: &str, since: Timestamp, still_connected: bool) {

@@ -73,10 +73,6 @@ impl Site {
         self.ca.take().unwrap().stop().await;
     }
 
-    pub(super) fn ca(&self) -> &bonafide_ca::Running {
-        self.ca.as_ref().unwrap()
-    }
-
     pub(super) async fn admin(&self) -> AdminApiClient<Channel> {
         let path = self.ca_data().join("admin.sock");
         let connector = tower::service_fn(move |_| {
@@ -149,9 +145,7 @@ impl Home {
         settings.runtime_dir = self.kept();
         settings.join =
             join.map(|text| JoinSource::Text { origin: "--join".into(), text: Zeroizing::new(text.to_owned()) });
-        let mut limits = Limits::default();
-        limits.longest_pause = Duration::from_millis(500);
-        settings.ca_limits = limits;
+        settings.ca_limits = Limits { longest_pause: Duration::from_millis(500), ..Limits::default() };
         settings
     }
 
