@@ -3,7 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/livez` | 200 while the process answers at all |
-//! | `/readyz` | 200, or 503 when a part is unready; every part with its reason |
+//! | `/readyz` | 200, or 503 when a part is unready; each that is not ready with its reason, every one with `?verbose` |
 //! | `/readyz/PART` | the same for one part; 404 for no such part |
 //! | `/metrics` | OpenMetrics |
 //!
@@ -17,14 +17,13 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
-    extract::{Path as UrlPath, State as AppState},
+    Router,
+    extract::{Path as UrlPath, RawQuery, State as AppState},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use bonafide_verifier::serve::{self, Incoming, Origin, PrepareError, Prepared, ServeOptions};
-use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
@@ -109,28 +108,45 @@ impl HealthServer {
 
 fn router(health: Health, metrics: Metrics) -> Router {
     Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/readyz/{part}", get(readyz_part))
+        .route("/livez", get(live))
+        .route("/live", get(live))
+        .route("/healthz", get(live))
+        .route("/readyz", get(ready))
+        .route("/ready", get(ready))
+        .route("/readyz/{part}", get(ready_part))
         .route("/metrics", get(text))
         .with_state((health, metrics))
 }
 
-async fn readyz(AppState((health, _)): AppState<(Health, Metrics)>) -> Response {
-    let overall = health.overall();
-    let parts: Vec<Value> = health.parts().iter().map(part_json).collect();
-    (status_of(overall), Json(json!({ "state": overall.name(), "parts": parts }))).into_response()
+async fn live() -> &'static str {
+    "ok\n"
 }
 
-async fn readyz_part(AppState((health, _)): AppState<(Health, Metrics)>, UrlPath(name): UrlPath<String>) -> Response {
+/// 200 unless a part is unready; which and why, if not, or with `?verbose`.
+async fn ready(AppState((health, _)): AppState<(Health, Metrics)>, RawQuery(query): RawQuery) -> Response {
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|key| key == "verbose" || key.starts_with("verbose=")));
+    let parts = health.parts();
+    let worst = parts.iter().map(|part| part.state).max().unwrap_or(State::Ready);
+    let shown = parts.iter().filter(|part| verbose || part.state != State::Ready);
+    let mut body: String = shown.map(describe).collect();
+    body.push_str(match worst {
+        State::Ready => "ok\n",
+        State::Degraded => "ok, degraded\n",
+        State::Unready => "not ready\n",
+    });
+    (status_of(worst), body).into_response()
+}
+
+async fn ready_part(AppState((health, _)): AppState<(Health, Metrics)>, UrlPath(name): UrlPath<String>) -> Response {
     match Part::ALL.into_iter().find(|part| part.name() == name) {
         Some(part) => {
             let part = health.part(part);
-            (status_of(part.state), Json(part_json(&part))).into_response()
+            (status_of(part.state), describe(&part)).into_response()
         }
         None => {
             let known: Vec<&str> = Part::ALL.into_iter().map(Part::name).collect();
-            (StatusCode::NOT_FOUND, format!("no such part; known are {}\n", known.join(", "))).into_response()
+            (StatusCode::NOT_FOUND, format!("no such part; there are {}\n", known.join(", "))).into_response()
         }
     }
 }
@@ -139,8 +155,14 @@ async fn text(AppState((health, metrics)): AppState<(Health, Metrics)>) -> Respo
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text(&health)).into_response()
 }
 
-fn part_json(part: &PartHealth) -> Value {
-    json!({ "part": part.part.name(), "state": part.state.name(), "reason": part.reason })
+fn describe(part: &PartHealth) -> String {
+    let reason = if part.reason.is_empty() { String::new() } else { format!(": {}", part.reason) };
+    let sign = match part.state {
+        State::Ready => '+',
+        State::Degraded => '!',
+        State::Unready => '-',
+    };
+    format!("[{sign}] {} {}{reason}\n", part.part.name(), part.state.name())
 }
 
 fn status_of(state: State) -> StatusCode {
@@ -223,8 +245,9 @@ mod tests {
         }
         health.set(Part::CaConnection, State::Degraded, "no CA answers");
         let ready = get(&path, "/readyz").await;
-        assert!(ready.starts_with("HTTP/1.1 200") && ready.contains(r#""state":"degraded""#), "{ready}");
-        assert!(ready.contains(r#"{"part":"ca-connection","reason":"no CA answers","state":"degraded"}"#), "{ready}");
+        assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+        assert!(ready.ends_with("\r\n\r\n[!] ca-connection degraded: no CA answers\nok, degraded\n"), "{ready}");
+        assert!(get(&path, "/readyz?verbose").await.contains("\n[+] sync ready\n"));
         assert!(get(&path, "/readyz/ca-connection").await.starts_with("HTTP/1.1 200"));
         assert!(get(&path, "/readyz/nothing").await.starts_with("HTTP/1.1 404"));
         assert!(get(&path, "/metrics").await.contains("bonafide_agent_health{part=\"ca-connection\"} 1"));
