@@ -24,7 +24,7 @@ fn what_is_nothing_we_know_is_refused_by_code() {
         (b"\x30\x00", "x509-chain", "malformed-certificate"),
         (b"{", "spiffe-bundle", "bundle-not-json"),
         (b"{}", "spiffe-bundle", "bundle-without-keys"),
-        (b"eyJ9.x.y", "jwt-svid", "malformed"),
+        (b"eyJ9.x.y", "jwt-svid", "bad-token-json"),
     ];
     for (bytes, kind, reason) in cases {
         let report = examine(bytes, &judge);
