@@ -4,6 +4,7 @@
 pub mod contract;
 pub mod fuzz_targets;
 pub mod generated_code;
+pub mod measure;
 pub mod proxy;
 pub mod readme;
 pub mod repository;
