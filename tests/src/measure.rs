@@ -7,6 +7,8 @@
 pub mod bare;
 pub mod fleet;
 pub mod process;
+pub mod role;
+pub mod workload;
 
 use std::{
     fmt,

@@ -32,6 +32,9 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+/// A connection to the node API.
+pub type NodeApi = NodeApiClient<Channel>;
+
 /// An operator: the admin API of the CA whose data is in a directory.
 pub type Operator = AdminApiClient<Channel>;
 
@@ -142,7 +145,8 @@ impl SimulatedNode {
         let request = JoinRequest { secret: invitation.secret().expose_secret().to_vec(), agent: Some(agent(&*clock)) };
         let answer = NodeApiClient::new(channel).join(request).await.expect("the node joins").into_inner();
         let credential = answer.credential.expect("a credential");
-        let svid = X509Svid::new(credential.chain.into_iter().map(Into::into).collect(), &key.pkcs8).expect("an SVID");
+        let svid =
+            X509Svid::new(credential.chain.into_iter().map(Into::into).collect(), key.pkcs8.clone()).expect("an SVID");
         let bundle = TrustBundle::parse_spiffe_json(trust_domain, &credential.bundle).expect("a bundle");
         let (identity, publisher) = Identity::published(clock);
         publisher.publish(Some(svid), BundleSet::from(bundle));
@@ -207,7 +211,7 @@ pub fn svids(answer: IssueX509Response, keys: &[Key]) -> Vec<X509Svid> {
                 x509_result::Result::Refusal(refusal) => panic!("refused: {refusal:?}"),
             };
             let chain = std::iter::once(leaf).chain(rest.iter().cloned()).map(Into::into).collect();
-            X509Svid::new(chain, &key.pkcs8).expect("an SVID")
+            X509Svid::new(chain, key.pkcs8.clone()).expect("an SVID")
         })
         .collect()
 }
@@ -239,3 +243,42 @@ pub(super) fn endpoint(address: &str) -> Endpoint {
         .initial_connection_window_size(4 << 20)
         .tcp_nodelay(true)
 }
+
+/// So many nodes that have joined, some at a time. Names begin with `prefix`.
+pub async fn join_many(operator: &Operator, prefix: &str, count: usize) -> Vec<SimulatedNode> {
+    let mut joining = tokio::task::JoinSet::new();
+    let mut nodes = Vec::with_capacity(count);
+    for index in 0..count {
+        let (mut operator, name) = (operator.clone(), format!("{prefix}-{index}"));
+        joining.spawn(async move { SimulatedNode::join(&invite(&mut operator, &name).await).await });
+        if joining.len() >= AT_ONCE {
+            nodes.extend(joining.join_next().await.transpose().expect("a node joins"));
+        }
+    }
+    while let Some(joined) = joining.join_next().await {
+        nodes.push(joined.expect("a node joins"));
+    }
+    nodes
+}
+
+/// Opens the stream of each, some at a time; each has taken its first update.
+pub async fn connect_many(nodes: Vec<SimulatedNode>) -> Vec<(SimulatedNode, SyncStream)> {
+    let mut connecting = tokio::task::JoinSet::new();
+    let mut connected = Vec::with_capacity(nodes.len());
+    for mut node in nodes {
+        connecting.spawn(async move {
+            let (stream, _) = node.sync().await;
+            (node, stream)
+        });
+        if connecting.len() >= AT_ONCE {
+            connected.extend(connecting.join_next().await.transpose().expect("a stream"));
+        }
+    }
+    while let Some(one) = connecting.join_next().await {
+        connected.push(one.expect("a stream"));
+    }
+    connected
+}
+
+/// Joins and connections under way at once.
+const AT_ONCE: usize = 8;

@@ -1,0 +1,174 @@
+//! How much of what the machine can sign does the CA hand out? X.509-SVIDs issued per second over the node API of the real
+//! program: mTLS, four calls of a hundred in flight, each record durable before its certificate leaves, client and CA on
+//! the same machine; against building and signing the same leaves in a loop on all cores.
+
+use std::{
+    fs,
+    io::{Seek, Write},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Instant,
+};
+
+use bonafide_tests::{
+    measure::{self, Figure, Goal, Times, fleet, process},
+    site::Site,
+};
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber,
+};
+
+/// Calls in flight.
+const CALLS: usize = 4;
+/// Certificates in a call.
+const BATCH: usize = 100;
+
+fn main() {
+    let mut site = Site::new();
+    site.environment = vec![("RUST_LOG".to_owned(), "warn".to_owned())];
+    site.ca_arguments = vec!["--log-level".to_owned(), "warn".to_owned()];
+    site.start_ca();
+    let pid = site.ca.as_ref().expect("a CA").id();
+    let rounds = measure::rounds(14);
+    let calls_a_round = if measure::quick() { 4 } else { 10 };
+    // The CA's quota: sixteen certificates of a service in one lifetime of these.
+    let services = (rounds + 1) * CALLS * calls_a_round * BATCH / 12;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (api, wanted) = runtime.block_on(prepare(&site.path("ca"), services));
+    let keys: Arc<Vec<KeyPair>> = Arc::new((0..BATCH).map(|_| KeyPair::generate().expect("a key")).collect());
+
+    measure::heading("X.509-SVIDs issued over the node API");
+    let disk = fdatasync(&site.path("ca"));
+    Figure::alone("issuance/fdatasync-p50", disk.quantile(0.5), "ms", Goal::AtMost(2.0)).print();
+    let mut next = 0;
+    let mut issue = || {
+        let began = Instant::now();
+        next = runtime.block_on(issue(&api, &wanted, next, calls_a_round));
+        (CALLS * calls_a_round * BATCH) as f64 / began.elapsed().as_secs_f64()
+    };
+    issue();
+    let pair = measure::paired(rounds, &mut issue, || sign(&keys, CALLS * calls_a_round * BATCH));
+    Figure::paired("issuance/svids-per-second", pair, "/s", Goal::RatioAtLeast(0.6)).print();
+    let mut alone = Vec::new();
+    let (mut cpu, mut count) = (0.0, 0);
+    for _ in 0..measure::rounds(4).min(3) {
+        let before = process::cpu(pid);
+        alone.push(issue());
+        cpu += (process::cpu(pid) - before).as_secs_f64() * 1e6;
+        count += CALLS * calls_a_round * BATCH;
+    }
+    let one = measure::cpu_micros(|| assert_eq!(sign_some(&keys, 1000), 1000)) / 1000.0;
+    Figure::beside("issuance/part/ca-cpu-per-svid", cpu / count as f64, one, "us", Goal::None).print();
+}
+
+async fn prepare(ca: &Path, services: usize) -> (fleet::NodeApi, Vec<(String, Vec<u8>)>) {
+    let mut operator = fleet::operator(ca).await;
+    let selectors = ["unix:uid:1000".to_owned()];
+    let mut adding = tokio::task::JoinSet::new();
+    let mut ids = Vec::with_capacity(services);
+    for index in 0..services {
+        let (mut operator, selectors) = (operator.clone(), selectors.clone());
+        adding.spawn(
+            async move { fleet::add_service(&mut operator, &format!("service-{index}"), &selectors, "any").await },
+        );
+        if adding.len() >= 64 {
+            ids.extend(adding.join_next().await.transpose().expect("a service"));
+        }
+    }
+    while let Some(added) = adding.join_next().await {
+        ids.push(added.expect("a service"));
+    }
+    let mut node = fleet::SimulatedNode::join(&fleet::invite(&mut operator, "n1").await).await;
+    let keys: Vec<fleet::Key> = (0..BATCH).map(|_| fleet::Key::generate()).collect();
+    let wanted = ids.into_iter().zip(keys.iter().cycle()).map(|(id, key)| (id, key.spki.clone())).collect();
+    (node.connect().await, wanted)
+}
+
+/// So many calls each by so many callers; gives where to go on among the services.
+async fn issue(api: &fleet::NodeApi, wanted: &[(String, Vec<u8>)], first: usize, calls: usize) -> usize {
+    let batches: Vec<&[(String, Vec<u8>)]> = wanted.chunks_exact(BATCH).collect();
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLS {
+        let mut api = api.clone();
+        let own: Vec<Vec<(String, Vec<u8>)>> =
+            (0..calls).map(|call| batches[(first + caller * calls + call) % batches.len()].to_vec()).collect();
+        callers.spawn(async move {
+            for batch in own {
+                let answer = fleet::issue(&mut api, &batch).await;
+                assert_eq!(fleet::count_leaves(&answer), BATCH);
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.expect("all are issued");
+    }
+    first + CALLS * calls
+}
+
+/// Certificates built and signed per second, by a thread on each core.
+fn sign(keys: &Arc<Vec<KeyPair>>, count: usize) -> f64 {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let began = Instant::now();
+    let threads: Vec<_> = (0..cores)
+        .map(|_| {
+            let keys = Arc::clone(keys);
+            thread::spawn(move || sign_some(&keys, count / cores))
+        })
+        .collect();
+    let made: usize = threads.into_iter().map(|thread| thread.join().expect("a signing thread")).sum();
+    made as f64 / began.elapsed().as_secs_f64()
+}
+
+/// The same leaves as the CA's: names, extensions, key and signature of the same kinds.
+fn sign_some(keys: &[KeyPair], count: usize) -> usize {
+    let authority = KeyPair::generate().expect("a key");
+    let mut parameters = CertificateParams::default();
+    parameters.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "Bonafide issuing authority");
+    let certificate = parameters.self_signed(&authority).expect("an authority");
+    let issuer = Issuer::from_ca_cert_der(certificate.der(), authority).expect("an issuer");
+    let now = time::OffsetDateTime::now_utc();
+    let mut bytes = 0;
+    for (index, key) in (0..count).zip(keys.iter().cycle()) {
+        let mut leaf = CertificateParams::default();
+        leaf.not_before = now - time::Duration::minutes(5);
+        leaf.not_after = now + time::Duration::hours(1);
+        let mut serial = [0; 16];
+        aws_lc_rs::rand::fill(&mut serial).expect("randomness");
+        leaf.serial_number = Some(SerialNumber::from_slice(&serial));
+        leaf.distinguished_name = DistinguishedName::new();
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        leaf.use_authority_key_identifier_extension = true;
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.der_bytes());
+        leaf.key_identifier_method = KeyIdMethod::PreSpecified(digest.as_ref()[..20].to_vec());
+        let id = format!("spiffe://example.org/service-{index}");
+        leaf.subject_alt_names.push(SanType::URI(id.as_str().try_into().expect("a URI")));
+        leaf.subject_alt_names.push(SanType::DnsName(fleet::DNS_NAME.try_into().expect("a name")));
+        bytes += leaf.signed_by(key, &issuer).expect("a leaf").der().len();
+    }
+    assert!(bytes > count * 300);
+    count
+}
+
+/// How long this file system takes to make 4 KiB at the end of a file durable.
+fn fdatasync(folder: &Path) -> Times {
+    let path = folder.join("fdatasync");
+    let mut file = fs::File::create(&path).expect("a file");
+    let block = [7; 4096];
+    file.write_all(&[0; 4096 * 64]).expect("room");
+    file.sync_all().expect("durable");
+    let mut times = Times::new();
+    for round in 0..200 {
+        file.seek(std::io::SeekFrom::Start(4096 * (round % 64))).expect("a place");
+        file.write_all(&block).expect("written");
+        let began = Instant::now();
+        file.sync_data().expect("durable");
+        times.record(began.elapsed());
+    }
+    let _ = fs::remove_file(path);
+    times
+}
