@@ -100,7 +100,7 @@ pub struct Times(Histogram<u64>);
 impl Times {
     /// None yet.
     pub fn new() -> Self {
-        Self(Histogram::new(3).expect("a histogram"))
+        Self(Histogram::new_with_bounds(1, 120_000_000, 3).expect("a histogram"))
     }
 
     /// One more.
