@@ -21,7 +21,7 @@ mod tbs;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::{digest, rand};
 use bonafide_ca_api::NodeName;
@@ -33,7 +33,7 @@ pub(crate) use self::{
     authority::{AuthorityError, IssuingAuthority},
     jwt::IssuedJwt,
     own_key::{OwnKey, OwnKeyError},
-    public_key::{KeyHash, PublicKey, PublicKeyError},
+    public_key::{KeyHash, PublicKey},
     request::{LeafRequest, Validity},
     rules::RuleViolation,
     sign::{CheckedTbs, IssuedSvid, UnreleasedSvid},
@@ -150,6 +150,16 @@ impl Issuer {
         recipient: Recipient<'_>,
         requests: Vec<LeafRequest>,
     ) -> Result<Vec<Result<IssuedSvid, IssueError>>, IssueError> {
+        let issued = self.issue_all(recipient, requests).await.inspect_err(report)?;
+        issued.iter().filter_map(|one| one.as_ref().err()).for_each(report);
+        Ok(issued)
+    }
+
+    async fn issue_all(
+        &self,
+        recipient: Recipient<'_>,
+        requests: Vec<LeafRequest>,
+    ) -> Result<Vec<Result<IssuedSvid, IssueError>>, IssueError> {
         let at = self.time()?;
         let authority = self.authority()?;
         let cpu = &self.shared.cpu;
@@ -177,7 +187,8 @@ impl Issuer {
         }
         // Queued here, written while the signatures are made.
         let durable = self.shared.store.record_group(records);
-        let signed = cpu.map(checked, |checked: Vec<CheckedTbs>| checked.into_iter().map(CheckedTbs::sign).collect());
+        let signed =
+            cpu.map(checked, |checked: Vec<CheckedTbs>| Ok(checked.into_iter().map(CheckedTbs::sign).collect()));
         let (recorded, signed) = tokio::join!(durable, signed);
         let mut released = recorded?
             .into_iter()
@@ -188,13 +199,6 @@ impl Issuer {
             .map(|place| match place {
                 Ok(()) => released.next().unwrap_or(Err(IssueError::ForeignRecord)),
                 Err(refused) => Err(refused),
-            })
-            .inspect(|result| {
-                if let Err(fault) = result
-                    && fault.is_ours()
-                {
-                    error!(error = %fault, "issued nothing");
-                }
             })
             .collect())
     }
@@ -222,13 +226,17 @@ impl Issuer {
         node: &NodeName,
         request: JwtRequest,
     ) -> Result<IssuedJwt, IssueError> {
+        self.issue_token(who, node, request).await.inspect_err(report)
+    }
+
+    async fn issue_token(&self, who: &Who, node: &NodeName, request: JwtRequest) -> Result<IssuedJwt, IssueError> {
         let at = self.time()?;
         let checked = jwt::prepare(request, self.shared.authorities.current(), at)?;
         let durable = self.shared.store.record_group(vec![checked.record(who, node)]);
         let signed = self
             .shared
             .cpu
-            .map(vec![checked], |checked: Vec<_>| checked.into_iter().map(jwt::CheckedJwt::sign).collect());
+            .map(vec![checked], |checked: Vec<_>| Ok(checked.into_iter().map(jwt::CheckedJwt::sign).collect()));
         let (recorded, signed) = tokio::join!(durable, signed);
         let recorded = recorded?.pop().ok_or(IssueError::ForeignRecord)?;
         signed?.pop().unwrap_or(Err(IssueError::ForeignRecord))?.release(recorded)
@@ -240,19 +248,11 @@ impl Issuer {
     }
 }
 
-/// Builds the to-be-signed bytes and runs every profile rule on them. Touches no key.
+/// Builds the to-be-signed bytes and runs every profile rule on them. Touches no key. `builder` is one of the authority's.
 ///
 /// # Errors
 /// The authority has no life left, no randomness, or a rule does not hold.
-pub(crate) fn prepare(
-    request: LeafRequest,
-    authority: &Arc<IssuingAuthority>,
-    at: Timestamp,
-) -> Result<CheckedTbs, IssueError> {
-    prepare_with(&TbsBuilder::new(authority.facts())?, request, authority, at)
-}
-
-fn prepare_with(
+fn prepare(
     builder: &TbsBuilder,
     request: LeafRequest,
     authority: &Arc<IssuingAuthority>,
@@ -273,22 +273,34 @@ fn prepare_all(
     authority: &Arc<IssuingAuthority>,
     at: Timestamp,
     recipient: Recipient<'_>,
-) -> Vec<Prepared> {
-    let builder = match TbsBuilder::new(authority.facts()) {
-        Ok(builder) => builder,
-        Err(fault) => {
-            error!(error = %fault, "issued nothing");
-            return requests.iter().map(|_| Err(IssueError::Authority(AuthorityError::Unreadable))).collect();
-        }
+) -> Result<Vec<Prepared>, IssueError> {
+    let builder = TbsBuilder::new(authority.facts())?;
+    let prepare_one = |request| {
+        let checked = prepare(&builder, request, authority, at)?;
+        let record = checked.record(recipient);
+        Ok((checked, record))
     };
-    requests
-        .into_iter()
-        .map(|request| {
-            let checked = prepare_with(&builder, request, authority, at)?;
-            let record = checked.record(recipient);
-            Ok((checked, record))
-        })
-        .collect()
+    Ok(requests.into_iter().map(prepare_one).collect())
+}
+
+/// Tells what a person must look at, once.
+fn report(fault: &IssueError) {
+    if fault.is_ours() {
+        error!(error = %Causes(fault), "issued nothing");
+    }
+}
+
+/// An error with what caused it, in one line.
+struct Causes<'a>(&'a dyn Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        match self.0.source() {
+            Some(source) => write!(f, ": {}", Causes(source)),
+            None => Ok(()),
+        }
+    }
 }
 
 fn new_serial() -> Result<[u8; request::SERIAL_LENGTH], IssueError> {

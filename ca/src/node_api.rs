@@ -36,7 +36,7 @@ use bonafide_verifier::{
 };
 use tokio::{net::TcpListener, sync::broadcast::error::RecvError};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 pub(crate) use self::hub::{Hub, StreamStatus};
 pub use self::limits::Limits;

@@ -159,7 +159,6 @@ impl Settings {
         settings.expect_root = read(layers, "expect-root", parse_hash)?;
         settings.lifetimes = Lifetimes::from_layers(layers)?;
         settings.limits = Limits::from_layers(layers)?;
-        settings.node_api.recovery = settings.lifetimes.recovery;
         settings.node_api.connections =
             usize::try_from(read_number(layers, "max-connections", 1_000_000, DEFAULT_CONNECTIONS)?)
                 .unwrap_or(usize::MAX);

@@ -27,15 +27,15 @@ impl CpuPool {
     /// otherwise; dropping the future lets parts that have begun run to their end, unseen.
     ///
     /// # Errors
-    /// A part panicked.
+    /// A part failed, or panicked.
     pub(super) async fn map<T, R, F>(&self, mut items: Vec<T>, work: F) -> Result<Vec<R>, IssueError>
     where
         T: Send + 'static,
         R: Send + 'static,
-        F: Fn(Vec<T>) -> Vec<R> + Send + Sync + 'static,
+        F: Fn(Vec<T>) -> Result<Vec<R>, IssueError> + Send + Sync + 'static,
     {
         if items.len() <= AT_ONCE {
-            return Ok(work(items));
+            return work(items);
         }
         let total = items.len();
         let part = total.div_ceil(self.width).max(AT_ONCE);
@@ -59,7 +59,7 @@ impl CpuPool {
         }
         let mut results = Vec::with_capacity(total);
         for part in join_all(running).await {
-            results.extend(part.map_err(|_| IssueError::Thread)?);
+            results.extend(part.map_err(|_| IssueError::Thread)??);
         }
         if results.len() == total { Ok(results) } else { Err(IssueError::Thread) }
     }
@@ -96,7 +96,7 @@ mod tests {
         for count in [0, 1, 4, 5, 8, 100, 1000] {
             let items: Vec<usize> = (0..count).collect();
             let doubled = CpuPool::over_all_cores()
-                .map(items, |items| items.into_iter().map(|item| item * 2).collect())
+                .map(items, |items| Ok(items.into_iter().map(|item| item * 2).collect()))
                 .await
                 .unwrap();
             assert_eq!(doubled, (0..count).map(|item| item * 2).collect::<Vec<_>>());
@@ -108,8 +108,8 @@ mod tests {
         let pool = CpuPool::over_all_cores();
         let panics: Result<Vec<u8>, _> = pool.map(vec![0u8; 100], |_| panic!("in a test")).await;
         assert!(matches!(panics, Err(IssueError::Thread)));
-        let loses = pool.map(vec![0u8; 100], |items: Vec<u8>| items.into_iter().skip(1).collect()).await;
+        let loses = pool.map(vec![0u8; 100], |items: Vec<u8>| Ok(items.into_iter().skip(1).collect())).await;
         assert!(matches!(loses, Err(IssueError::Thread)));
-        assert_eq!(pool.map(vec![7u8; 100], |items| items).await.unwrap(), vec![7; 100]);
+        assert_eq!(pool.map(vec![7u8; 100], Ok).await.unwrap(), vec![7; 100]);
     }
 }

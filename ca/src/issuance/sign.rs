@@ -7,7 +7,6 @@ use x509_parser::{certificate::X509CertificateParser, nom::Parser};
 use super::{
     IssueError, Recipient,
     authority::IssuingAuthority,
-    public_key::KeyHash,
     request::{LeafRequest, SERIAL_LENGTH, Validity},
 };
 use crate::{
@@ -57,13 +56,7 @@ impl CheckedTbs {
         read_again(&certificate, &self.bytes, &signature)?;
         Ok(UnreleasedSvid {
             tbs_hash: self.hash,
-            issued: IssuedSvid {
-                certificate,
-                serial: self.serial,
-                key: self.request.public_key().hash(),
-                validity: self.validity,
-                authority: self.authority,
-            },
+            issued: IssuedSvid { certificate, serial: self.serial, validity: self.validity, authority: self.authority },
         })
     }
 }
@@ -103,28 +96,14 @@ impl fmt::Debug for UnreleasedSvid {
 pub(crate) struct IssuedSvid {
     certificate: Vec<u8>,
     serial: [u8; SERIAL_LENGTH],
-    key: KeyHash,
     validity: Validity,
     authority: Arc<IssuingAuthority>,
 }
 
 impl IssuedSvid {
     /// The leaf, DER.
-    pub(crate) fn certificate(&self) -> &[u8] {
-        &self.certificate
-    }
-
-    /// The leaf, DER.
     pub(crate) fn into_certificate(self) -> Vec<u8> {
         self.certificate
-    }
-
-    pub(crate) fn serial(&self) -> &[u8; SERIAL_LENGTH] {
-        &self.serial
-    }
-
-    pub(crate) fn key(&self) -> KeyHash {
-        self.key
     }
 
     pub(crate) fn validity(&self) -> Validity {
@@ -144,7 +123,7 @@ impl fmt::Debug for IssuedSvid {
 }
 
 /// Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue } (RFC 5280 §4.1).
-fn assemble(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
+pub(super) fn assemble(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
     yasna::construct_der(|writer| {
         writer.write_sequence(|writer| {
             writer.next().write_der(tbs);
@@ -156,12 +135,18 @@ fn assemble(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
 
 /// The certificate, read by another program than the one that wrote it, holds the checked bytes and this signature, names
 /// the same algorithm outside as inside, and ends there.
-fn read_again(certificate: &[u8], tbs: &[u8], signature: &[u8]) -> Result<(), IssueError> {
+pub(super) fn read_again(certificate: &[u8], tbs: &[u8], signature: &[u8]) -> Result<(), IssueError> {
     let (rest, parsed) = X509CertificateParser::new()
         .with_deep_parse_extensions(false)
         .parse(certificate)
         .map_err(|_| IssueError::ReadAgain)?;
+    // The parser takes any tag for that of an object identifier; what was written is known byte for byte.
+    let algorithm = certificate
+        .strip_suffix(signature)
+        .and_then(|before| before.strip_suffix(&[0x03, u8::try_from(signature.len() + 1).ok()?, 0x00]))
+        .is_some_and(|before| before.ends_with(&ECDSA_WITH_SHA256));
     let same = rest.is_empty()
+        && algorithm
         && parsed.tbs_certificate.as_ref() == tbs
         && parsed.signature_algorithm == parsed.tbs_certificate.signature
         && parsed.signature_value.unused_bits == 0

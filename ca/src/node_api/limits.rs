@@ -35,8 +35,6 @@ pub struct Limits {
     pub ping_timeout: Duration,
     /// How long a stop waits for calls to finish before connections are cut.
     pub grace: Duration,
-    /// How long after its last sign of life a node may still recover with its key. After it a new invitation is needed.
-    pub recovery: Duration,
     /// By how much the clocks of node and CA may differ before both say so.
     pub clock_difference: Duration,
     /// Shares of nodes and addresses.
@@ -58,7 +56,6 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(8),
-            recovery: Duration::from_secs(30 * 24 * 60 * 60),
             clock_difference: Duration::from_secs(10),
             quota: QuotaLimits::default(),
         }

@@ -27,10 +27,8 @@ pub(super) async fn recover(
     let key = *caller.key();
     // An unknown key costs no place in the queue of the one writer.
     let snapshot = api.registry.load();
-    let share = match snapshot.node_by_key(key.hash().as_bytes()) {
-        Some((node, _)) => Some(api.quota.node_svid(&node.name, api.clock.boot())),
-        None => None,
-    };
+    let share =
+        snapshot.node_by_key(key.hash().as_bytes()).map(|(node, _)| api.quota.node_svid(&node.name, api.clock.boot()));
     drop(snapshot);
     if let Some(taken) = share.filter(|taken| taken.granted == 0) {
         return Err(super::over_node_quota(taken.retry_after));

@@ -14,7 +14,7 @@ pub(super) const RULE: Rule =
 fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
     let value = candidate.extension(&OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER)?.value;
     let authority = match AuthorityKeyIdentifier::from_der(value) {
-        Ok((rest, authority)) if rest.is_empty() => authority,
+        Ok(([], authority)) => authority,
         _ => return Err("the authority key identifier cannot be read".to_owned()),
     };
     if authority.authority_cert_issuer.is_some() || authority.authority_cert_serial.is_some() {
@@ -25,7 +25,7 @@ fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
     }
     let value = candidate.extension(&OID_X509_EXT_SUBJECT_KEY_IDENTIFIER)?.value;
     match KeyIdentifier::from_der(value) {
-        Ok((rest, subject)) if rest.is_empty() && subject.0 == candidate.request.subject_key_id() => Ok(()),
+        Ok(([], subject)) if subject.0 == candidate.request.subject_key_id() => Ok(()),
         _ => Err("the subject key identifier is not that of the key".to_owned()),
     }
 }

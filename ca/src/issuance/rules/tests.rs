@@ -460,7 +460,8 @@ fn nodes_and_the_ca_have_their_own_part_of_the_path() {
 fn the_validity_of_a_leaf() {
     let issuer = issuer();
     let seconds = Duration::from_secs;
-    let cases: &[(&str, Duration, Timestamp, Option<(Duration, Duration)>)] = &[
+    type Case = (&'static str, Duration, Timestamp, Option<(Duration, Duration)>);
+    let cases: &[Case] = &[
         ("an hour, backdated 5 min", seconds(3600), AT, Some((seconds(300), seconds(3600)))),
         ("a tenth of a short one", seconds(100), AT, Some((seconds(10), seconds(100)))),
         ("the shortest", seconds(10), AT, Some((seconds(1), seconds(10)))),

@@ -159,8 +159,7 @@ async fn a_node_has_its_share_and_the_rest_of_a_batch_a_hint() {
 
 #[tokio::test]
 async fn a_batch_has_a_bound() {
-    let mut limits = Limits::default();
-    limits.batch = 8;
+    let limits = Limits { batch: 8, ..Limits::default() };
     let rig = Rig::start_with(limits).await;
     let mut node = rig.node("n1", &[]).await;
     let service = rig.service("a", &["n1"]).await;

@@ -47,6 +47,9 @@ fn outcome(result: Result<(), Status>) -> (Code, Option<Reason>) {
     }
 }
 
+/// A kind of caller, its client, and what each method answers it.
+type Kind = (&'static str, NodeApiClient<Channel>, fn(Rpc) -> (Code, Option<Reason>));
+
 #[tokio::test]
 async fn t_13_every_method_by_every_kind_of_caller() {
     let rig = Rig::start().await;
@@ -64,7 +67,7 @@ async fn t_13_every_method_by_every_kind_of_caller() {
     rig.join(&KeyPair::generate().unwrap(), &secret).await.unwrap();
 
     let denied = Code::PermissionDenied;
-    let kinds: Vec<(&str, NodeApiClient<Channel>, fn(Rpc) -> (Code, Option<Reason>))> = vec![
+    let kinds: Vec<Kind> = vec![
         ("a bare key", rig.with_key(&KeyPair::generate().unwrap()).await, |rpc| match rpc {
             Rpc::Join => (Code::PermissionDenied, Some(Reason::InvitationUnknown)),
             Rpc::Recover => (Code::PermissionDenied, Some(Reason::KeyUnknown)),

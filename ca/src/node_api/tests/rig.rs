@@ -12,7 +12,7 @@ use bonafide_ca_api::{
 use bonafide_verifier::{
     clock::{Clock, ManualClock, Timestamp},
     identity::Identity,
-    spiffe::{BundleSet, SpiffeId, TrustBundle, TrustDomain},
+    spiffe::{BundleSet, TrustBundle, TrustDomain},
     tls::{Connector, ConnectorOptions, KeyConnector, KeyCredential, PeerSet, PinnedRoot, ServerTrust},
     x509::{PresentedChain, VerifiedPeer, X509Svid, verify},
 };
@@ -90,7 +90,9 @@ impl Rig {
         let tasks = vec![
             tokio::spawn({
                 let (api, stop) = (Arc::clone(&api), stop.clone());
-                async move { drop(api.serve(listener, stop).await.unwrap()) }
+                async move {
+                    api.serve(listener, stop).await.unwrap();
+                }
             }),
             tokio::spawn({
                 let (api, stop) = (Arc::clone(&api), stop.clone());
@@ -314,10 +316,6 @@ pub(super) fn trust_domain() -> TrustDomain {
 
 pub(super) fn name(text: &str) -> NodeName {
     NodeName::parse(text).unwrap()
-}
-
-pub(super) fn id(text: &str) -> SpiffeId {
-    SpiffeId::parse(text).unwrap()
 }
 
 pub(super) fn spki(key: &KeyPair) -> Vec<u8> {
