@@ -15,6 +15,19 @@ pub fn settings_file(data: &[u8]) {
     }
 }
 
+/// A public key as a node sends it: only the one encoding of a P-256 key is taken, and it comes out as it went in.
+pub fn public_key(data: &[u8]) {
+    match crate::issuance::PublicKey::parse(data) {
+        Ok(key) => assert_eq!(key.spki(), data),
+        Err(flaw) => assert!(!flaw.to_string().chars().any(char::is_control)),
+    }
+}
+
+/// The messages of the node API, each read from the same bytes: nothing panics, and what is stored or shown is bounded.
+pub fn node_messages(data: &[u8]) {
+    crate::node_api::read_messages(data);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -22,6 +35,22 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn node_messages_hold(data: Vec<u8>, service in "[0-9a-f-]{0,40}", key: Vec<u8>, version: u64) {
+            use prost::Message;
+            use bonafide_ca_api::generated::node as wire;
+            node_messages(&data);
+            public_key(&data);
+            let items = vec![wire::X509Item { service_id: service.clone(), public_key: key }];
+            node_messages(&wire::IssueX509Request { items }.encode_to_vec());
+            let applied = Some(wire::Position { epoch: service.clone(), version });
+            let held = vec![wire::HeldService { service_id: service.clone(), version }];
+            let agent = Some(wire::AgentInfo { version: service, now_ms: version.cast_signed() });
+            let hello = wire::Hello { applied, held, agent, bundle_sequence: version };
+            let message = Some(wire::sync_request::Message::Hello(hello));
+            node_messages(&wire::SyncRequest { message }.encode_to_vec());
+        }
+
         #[test]
         fn settings_files_hold(data: Vec<u8>, text in "((x509-ttl|listen|advertise|max-nodes|[a-z]{1,5}) ?= ?['\"\\[{]?[ -~]{0,20}['\"\\]}]?\n){0,5}") {
             settings_file(&data);

@@ -302,6 +302,26 @@ impl Members for AnyNode {
     }
 }
 
+/// For fuzzing: reads each message of the contract from the same bytes, as far as that needs no registry. What would be
+/// stored or shown is bounded.
+pub(crate) fn read_messages(data: &[u8]) {
+    use bonafide_ca_api::generated::node as wire;
+    use prost::Message;
+
+    if let Ok(request) = wire::JoinRequest::decode(data) {
+        drop(bonafide_ca_api::InvitationSecret::from_slice(&request.secret));
+    }
+    if let Ok(request) = wire::IssueX509Request::decode(data) {
+        request.items.iter().for_each(|item| drop(crate::issuance::PublicKey::parse(&item.public_key)));
+    }
+    if let Ok(request) = wire::IssueJwtRequest::decode(data) {
+        drop(crate::issuance::jwt::Audiences::parse(request.audience));
+    }
+    if let Ok(request) = wire::SyncRequest::decode(data) {
+        sync::read_request(request);
+    }
+}
+
 /// What a node is told whose stream or call ends.
 fn ended(reason: EndReason, node: &NodeName) -> Refused {
     match reason {

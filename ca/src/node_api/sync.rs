@@ -28,6 +28,7 @@ use super::{
     peer::NodeCaller,
     refuse::Refused,
 };
+use crate::registry::Position;
 
 /// Opens the stream of a node: reads its hello, takes the node's place in the hub.
 ///
@@ -209,6 +210,16 @@ impl Stream for SyncStream {
 impl Drop for SyncStream {
     fn drop(&mut self) {
         self.open.close(self.api.clock.now());
+    }
+}
+
+/// For fuzzing: takes a request as far as that needs no stream.
+pub(super) fn read_request(request: SyncRequest) {
+    let Some(Message::Hello(hello)) = request.message else { return };
+    assert!(clocks::version_of(hello.agent.as_ref()).chars().all(|c| c.is_ascii_graphic()));
+    let here = Position { epoch: "here".into(), version: 7 };
+    if let Ok(standing) = Standing::of_hello(&hello, &here) {
+        let _ = Held::of_hello(hello, standing);
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) const TARGETS: &[Target] = &[
     ("ca_api_words", bonafide_ca_api::fuzzing::words),
     ("ca_api_status_details", bonafide_ca_api::fuzzing::status_details),
     ("ca_settings_file", bonafide_ca::fuzzing::settings_file),
+    ("ca_public_key", bonafide_ca::fuzzing::public_key),
+    ("ca_node_messages", bonafide_ca::fuzzing::node_messages),
     ("agent_proc_text", bonafide_agent::fuzzing::proc_text),
     ("agent_state_file", bonafide_agent::fuzzing::state_file),
     ("agent_node_state", bonafide_agent::fuzzing::node_state),

@@ -482,3 +482,15 @@ fn the_validity_of_a_leaf() {
     assert_eq!(validity.not_after, AT.saturating_add(seconds(10)));
     assert!(validity.not_before <= odd);
 }
+
+proptest::proptest! {
+    /// Bytes that nobody built: no rule panics on them, and none lets them pass.
+    #[test]
+    fn foreign_bytes_never_pass(cut in 0usize..500, junk: Vec<u8>) {
+        let mut case = Case::good();
+        case.bytes.truncate(cut);
+        case.bytes.extend_from_slice(&junk);
+        let good = case.bytes.len() == Case::good().bytes.len() && junk.is_empty();
+        proptest::prop_assert!(good || case.check().is_err());
+    }
+}
