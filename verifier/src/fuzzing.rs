@@ -122,6 +122,41 @@ pub fn jwt_header(data: &[u8]) {
     }
 }
 
+/// A set of peers, one entry a line: what parses prints so that it parses to the same, and none but a literal ID under
+/// `/bonafide` holds one of these.
+pub fn peer_set(data: &[u8]) {
+    use crate::tls::PeerSet;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(set) = PeerSet::parse(text.lines()) else { return };
+    let printed = set.to_string();
+    let again = PeerSet::parse(printed.split(", "));
+    assert_eq!(again.map(|again| again.to_string()), Ok(printed));
+    for line in text.lines() {
+        let literal = SpiffeId::parse(line);
+        assert!(literal.is_err() || literal.is_ok_and(|id| set.contains(&id)));
+        let Some(domain) = line.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next()) else { continue };
+        let reserved = format!("spiffe://{domain}/bonafide/node/n1");
+        let Ok(id) = SpiffeId::parse(&reserved) else { continue };
+        assert_eq!(set.contains(&id), text.lines().any(|line| line == reserved));
+    }
+}
+
+/// A certificate presented as a bare key: what proves a key has no name, and is as small as promised.
+pub fn bare_key(data: &[u8]) {
+    use crate::tls::BareKey;
+    if let Some(Ok(key)) = BareKey::of_presented(&CertificateDer::from(data), &[]) {
+        assert!(data.len() <= BareKey::MAX_CERTIFICATE);
+        assert!(data.windows(key.spki_der().len()).any(|part| part == key.spki_der()));
+        assert!(CertificateView::parse(data).map_or(true, |view| view.names().is_none()));
+    }
+}
+
+/// A message of either stream of the Workload API: it is understood or dropped, and what is kept is for its own trust domain.
+#[cfg(feature = "workload-api")]
+pub fn workload_api_message(data: &[u8]) {
+    crate::identity::workload_api::understand(data, NOW);
+}
+
 /// What parses prints in a form that parses to the same, and is an absolute path or an IP address.
 #[cfg(feature = "workload-api")]
 pub fn endpoint(data: &[u8]) {
@@ -177,6 +212,41 @@ mod tests {
             None,
         )
         .unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn peer_set_of_nearly_right_text(text in "((spiffe://)?(td|[a-z*]{0,3})(/([ab*]{0,3}|bonafide|node|n1)){0,4}\\n?){0,3}") {
+            super::peer_set(text.as_bytes());
+        }
+
+        #[test]
+        fn bare_key_of_any_bytes(data in bytes(256)) {
+            super::bare_key(&data);
+        }
+    }
+
+    #[cfg(feature = "tokio")]
+    proptest! {
+        #[test]
+        fn bare_key_of_a_damaged_certificate(
+            data in damaged(crate::tls::fixtures::bare_certificate(&rcgen::PKCS_ECDSA_P256_SHA256, &[]).0)
+        ) {
+            super::bare_key(&data);
+        }
+    }
+
+    #[cfg(feature = "workload-api")]
+    proptest! {
+        #[test]
+        fn workload_api_message_of_any_bytes(data in bytes(256)) {
+            super::workload_api_message(&data);
+        }
+
+        #[test]
+        fn workload_api_message_of_a_damaged_one(data in damaged(crate::identity::workload_api::sample_message())) {
+            super::workload_api_message(&data);
+        }
     }
 
     proptest! {

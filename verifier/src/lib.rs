@@ -1,5 +1,9 @@
 //! Provable identity for services: SPIFFE IDs, X.509-SVID and JWT-SVID verification, and rustls servers and
 //! clients whose connections never outlive the credentials they were made with.
+#![cfg_attr(
+    not(all(feature = "serve", feature = "workload-api")),
+    allow(rustdoc::broken_intra_doc_links, reason = "the documents name what other features bring")
+)]
 
 pub mod clock;
 #[doc(hidden)]

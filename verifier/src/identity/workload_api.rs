@@ -134,6 +134,48 @@ fn with_header<T>(message: T) -> Request<T> {
     request
 }
 
+/// The property of [`crate::fuzzing::workload_api_message`], here because the wire's types are.
+pub(crate) fn understand(data: &[u8], now: crate::clock::Timestamp) {
+    use prost::Message;
+
+    use crate::generated::workload::{JwtBundlesResponse, X509svidResponse};
+    if let Ok(message) = X509svidResponse::decode(data) {
+        let listed: Vec<_> = message.svids.iter().map(|svid| svid.spiffe_id.clone()).collect();
+        if let Ok(state) = messages::x509(message, &Pick::Default, None, now) {
+            let id = state.svid.as_ref().map(|svid| svid.id().as_str());
+            assert!(id.is_none_or(|id| listed.iter().any(|listed| listed == id)));
+            assert!(state.bundles.iter().all(|(name, bundle)| name == bundle.trust_domain()));
+        }
+    }
+    if let Ok(message) = JwtBundlesResponse::decode(data)
+        && let Ok((bundles, _)) = messages::jwt(message)
+    {
+        assert!(bundles.values().all(|bundle| bundle.x509_authorities().is_empty()));
+    }
+}
+
+/// A good message of the X.509 stream.
+#[cfg(test)]
+pub(crate) fn sample_message() -> Vec<u8> {
+    use prost::Message;
+
+    use crate::{
+        generated::workload::{X509svid, X509svidResponse},
+        tls::fixtures::Authority,
+    };
+    let authority = Authority::new("example.org");
+    let svid = authority.svid("/a", 60);
+    let svid = X509svid {
+        spiffe_id: svid.id().to_string(),
+        x509_svid: svid.chain_der_concatenated(),
+        x509_svid_key: svid.expose_secret().to_vec(),
+        bundle: authority.root_der(),
+        hint: "h".to_owned(),
+    };
+    let federated_bundles = [("spiffe://example.com".to_owned(), authority.root_der())].into();
+    X509svidResponse { svids: vec![svid], crl: Vec::new(), federated_bundles }.encode_to_vec()
+}
+
 #[cfg(test)]
 #[cfg(feature = "serve")]
 mod tests;

@@ -268,3 +268,82 @@ async fn stopping_lets_requests_finish_within_the_grace() {
     running.stop.cancel();
     assert_eq!(running.served.await.unwrap(), Drained::Cut(1));
 }
+
+/// A frame of HTTP/2: RFC 9113 §4.1.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, high, middle, low] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![high, middle, low, kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[tokio::test]
+async fn t_21_floods_of_http_2_frames_end_their_connection_alone() {
+    const GET_NEVER: &[u8] = b"\x82\x86\x04\x06/never\x41\x04test";
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[])].concat();
+    let request = |stream| frame(1, 5, stream, GET_NEVER);
+    let rapid_reset = |n: u32| [request(2 * n + 1), frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat();
+    let continuations =
+        |n: u32| if n == 0 { frame(1, 1, 1, GET_NEVER) } else { frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b']) };
+    let settings = |_| frame(4, 0, 0, &[]);
+    type Flood<'a> = (&'a str, &'a dyn Fn(u32) -> Vec<u8>, bool);
+    // (what, its frames, whether the connection has to end: acknowledged floods are only slow)
+    let floods: [Flood<'_>; 3] =
+        [("rapid reset", &rapid_reset, true), ("CONTINUATION", &continuations, true), ("SETTINGS", &settings, false)];
+    let running = start(|_, _| ()).await;
+    let mut other = connect(running.address).await;
+    for (what, frames, has_to_end) in floods {
+        let mut flooding = connect(running.address).await;
+        flooding.write_all(&preface).await.unwrap();
+        let (mut read, mut write) = flooding.split();
+        let ended = timeout(Duration::from_secs(20), async {
+            let flood = async {
+                for n in 0..20_000 {
+                    if write.write_all(&frames(n)).await.is_err() {
+                        break;
+                    }
+                }
+                std::future::pending::<()>().await
+            };
+            let drain = async { while matches!(read.read(&mut [0; 4096]).await, Ok(1..)) {} };
+            tokio::select! { () = flood => (), () = drain => () }
+        });
+        if has_to_end {
+            ended.await.unwrap_or_else(|_| panic!("{what}: the connection goes on"));
+        } else {
+            drop(timeout(Duration::from_millis(300), ended).await);
+        }
+        drop(flooding);
+        assert!(get(&mut other, "/").await.contains("200 OK"), "{what}: the others are served");
+    }
+    eventually(|| running.counters.open() <= 1).await;
+    assert_eq!(running.counters.panics(), 0);
+    running.stop.cancel();
+    running.served.await.unwrap();
+}
+
+#[tokio::test]
+async fn f_17_connections_that_break_off_anywhere_leave_nothing_behind() {
+    let running = start(|_, options| options.header_deadline = Duration::from_millis(300)).await;
+    let beginnings: [&[u8]; 5] = [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nhost: test\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhalf",
+        b"PRI * HTTP/2.0\r\n\r\nSM",
+    ];
+    for round in 0..40 {
+        for beginning in beginnings {
+            let mut stream = connect(running.address).await;
+            stream.write_all(beginning).await.unwrap();
+            if round % 2 == 0 {
+                stream.shutdown().await.unwrap();
+            }
+        }
+    }
+    eventually(|| running.counters.accepted() == 200 && running.counters.open() == 0).await;
+    assert_eq!(running.counters.panics(), 0);
+    running.stop.cancel();
+    assert_eq!(running.served.await.unwrap(), Drained::All);
+}
