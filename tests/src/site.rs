@@ -213,6 +213,11 @@ impl Node {
         command
     }
 
+    /// Takes over the environment that the site has now.
+    pub fn shift(&mut self, site: &Site) {
+        self.environment.clone_from(&site.environment);
+    }
+
     /// Ends the agent without a warning.
     pub fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {

@@ -1,5 +1,6 @@
 //! The real programs on real sockets: each test has a CA, agents and workloads of its own, and waits for events.
 
+mod clocks;
 mod contract;
 mod faults;
 mod foreign;
