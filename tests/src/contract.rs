@@ -125,12 +125,13 @@ fn ca_reasons() -> String {
 
 /// What the verifier refuses with.
 fn verifier_reasons() -> String {
-    use bonafide_verifier::{spiffe, x509};
-    let lists: [(&str, &[&str]); 4] = [
+    use bonafide_verifier::{jwt, spiffe, x509};
+    let lists: [(&str, &[&str]); 5] = [
         ("chain", x509::VerifyError::CODES),
         ("certificate", x509::profile::ProfileError::CODES),
         ("bundle", spiffe::BundleError::CODES),
         ("entry of a bundle", spiffe::AuthorityError::CODES),
+        ("token", jwt::JwtError::CODES),
     ];
     let mut text = "| about | codes |\n| --- | --- |\n".to_owned();
     for (about, codes) in lists {
