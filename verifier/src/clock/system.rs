@@ -15,6 +15,10 @@ impl SystemClock {
     /// The longest time for which a sleeper does not look at the clock: short enough to notice a suspend soon, long enough
     /// that ten thousand sleepers (one for each connection) cost next to nothing.
     pub const SLICE: Duration = Duration::from_secs(5);
+
+    /// Slices end at multiples of this since boot, so that sleepers wake together: it is the waking of a thread that costs, a
+    /// look at the clock costs nothing.
+    const TOGETHER: Duration = Duration::from_millis(250);
 }
 
 impl Clock for SystemClock {
@@ -39,7 +43,7 @@ impl Clock for SystemClock {
                 if left.is_zero() {
                     return;
                 }
-                slice(left).await;
+                slice(left, self.boot()).await;
             }
         })
     }
@@ -52,20 +56,46 @@ impl Clock for SystemClock {
                 if left.is_zero() {
                     return;
                 }
-                slice(left).await;
+                slice(left, self.boot()).await;
             }
         })
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where tokio's timer is used for more than a deadline")]
-async fn slice(left: Duration) {
-    tokio::time::sleep(left.min(SystemClock::SLICE)).await;
+async fn slice(left: Duration, now: Duration) {
+    tokio::time::sleep(next_look(left, now)).await;
+}
+
+/// How long to sleep, of what is left, at this time since boot: all of it if it is short.
+fn next_look(left: Duration, now: Duration) -> Duration {
+    if left <= SystemClock::SLICE {
+        return left;
+    }
+    let late = now.saturating_add(SystemClock::SLICE);
+    let over = late.as_millis() % SystemClock::TOGETHER.as_millis();
+    SystemClock::SLICE.saturating_sub(Duration::from_millis(u64::try_from(over).unwrap_or(0)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slices_end_together_and_the_last_one_exactly() {
+        let millis = Duration::from_millis;
+        let cases = [
+            ("short", 20, 1_003, 20),
+            ("as long as a slice", 5_000, 1_003, 5_000),
+            ("longer: to the last multiple of 250 ms within a slice", 60_000, 1_003, 4_997),
+            ("the same, woken a little late", 55_000, 6_002, 4_998),
+            ("just after a multiple", 60_000, 1_000, 5_000),
+            ("just before a multiple", 60_000, 1_249, 4_751),
+        ];
+        for (case, left, now, slept) in cases {
+            assert_eq!(next_look(millis(left), millis(now)), millis(slept), "{case}");
+        }
+    }
 
     #[tokio::test]
     async fn sleeps_end_when_their_time_has_come() {
