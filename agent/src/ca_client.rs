@@ -62,7 +62,7 @@ impl Default for Limits {
             issue_x509: Duration::from_secs(15),
             issue_jwt: Duration::from_millis(1200),
             identity: Duration::from_secs(10),
-            ping_every: Duration::from_secs(10),
+            ping_every: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(10),
             longest_pause: Duration::from_secs(15),
             message_bytes: 64 << 20,
