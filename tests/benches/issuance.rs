@@ -1,9 +1,10 @@
-//! How much of what the machine can sign does the CA hand out? X.509-SVIDs issued per second over the node API of the real
-//! program: mTLS, four calls of a hundred in flight, each record durable before its certificate leaves, client and CA on
+//! How much of what the machine can sign does the CA hand out? X.509-SVIDs issued per second over the node API of a whole
+//! CA in its own process: mTLS, four calls of a hundred in flight, each record durable before its certificate leaves, client and CA on
 //! the same machine; against building and signing the same leaves in a loop on all cores.
 
 use std::{
     fs,
+    hint::black_box,
     io::{Seek, Write},
     path::Path,
     sync::Arc,
@@ -11,10 +12,12 @@ use std::{
     time::Instant,
 };
 
-use bonafide_tests::{
-    measure::{self, Figure, Goal, Times, fleet, process},
-    site::Site,
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, ParsedPublicKey},
 };
+use bonafide_tests::measure::{self, Figure, Goal, Times, fleet, process, role};
+use bonafide_verifier::x509::CertificateView;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
@@ -24,25 +27,25 @@ use rcgen::{
 const CALLS: usize = 4;
 /// Certificates in a call.
 const BATCH: usize = 100;
+/// Services of the node.
+const SERVICES: usize = 400;
 /// Rounds in which only the CA works, for its processor time.
 const ALONE: usize = 3;
 
 fn main() {
-    let mut site = Site::new();
-    site.environment = vec![("RUST_LOG".to_owned(), "warn".to_owned())];
-    site.ca_arguments = vec!["--log-level".to_owned(), "warn".to_owned()];
-    site.start_ca();
-    let pid = site.ca.as_ref().expect("a CA").id();
+    role::play();
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = role::ca_without_quota(folder.path());
+    let data = folder.path().join("ca");
+    let pid = ca.id();
     let rounds = measure::rounds(14);
     let calls_a_round = if measure::quick() { 4 } else { 10 };
-    // The CA's quota: sixteen certificates of a service in one lifetime of these.
-    let services = (rounds + 1 + ALONE) * CALLS * calls_a_round * BATCH / 12;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (api, wanted) = runtime.block_on(prepare(&site.path("ca"), services));
+    let (api, wanted) = runtime.block_on(prepare(&data, SERVICES));
     let keys: Arc<Vec<KeyPair>> = Arc::new((0..BATCH).map(|_| KeyPair::generate().expect("a key")).collect());
 
     measure::heading("X.509-SVIDs issued over the node API");
-    let disk = fdatasync(&site.path("ca"));
+    let disk = fdatasync(&data);
     Figure::alone("issuance/fdatasync-p50", disk.quantile(0.5), "ms", Goal::AtMost(2.0)).print();
     let mut next = 0;
     let mut issue = || {
@@ -53,15 +56,48 @@ fn main() {
     issue();
     let pair = measure::paired(rounds, &mut issue, || sign(&keys, CALLS * calls_a_round * BATCH));
     Figure::paired("issuance/svids-per-second", pair, "/s", Goal::RatioAtLeast(0.6)).print();
-    let (mut cpu, mut count) = (0.0, 0);
+    let (mut cpu, mut own, mut count) = (0.0, 0.0, 0);
     for _ in 0..ALONE {
         let before = process::cpu(pid);
-        issue();
+        own += measure::cpu_micros(|| assert!(issue() > 0.0));
         cpu += (process::cpu(pid) - before).as_secs_f64() * 1e6;
         count += CALLS * calls_a_round * BATCH;
     }
     let one = measure::cpu_micros(|| assert_eq!(sign_some(&keys, 1000), 1000)) / 1000.0;
     Figure::beside("issuance/part/ca-cpu-per-svid", cpu / count as f64, one, "us", Goal::None).print();
+    let client = own / f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    Figure::beside("issuance/part/client-cpu-per-svid", client, one, "us", Goal::None).print();
+    for (part, work) in parts() {
+        let each = measure::median((0..20).map(|_| measure::cpu_micros(|| (0..50).for_each(|_| work())) / 50.0));
+        Figure::beside(&format!("issuance/part/{part}"), each, one, "us", Goal::None).print();
+    }
+}
+
+type Part = (&'static str, Box<dyn Fn()>);
+
+/// What each leaf needs for certain, whoever does it.
+fn parts() -> [Part; 3] {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("a key");
+    let certificate = rcgen::generate_simple_self_signed([fleet::DNS_NAME.to_owned()]).expect("a certificate").cert;
+    let (point, random) = (pair.public_key().as_ref().to_vec(), SystemRandom::new());
+    [
+        (
+            "one-signature",
+            Box::new(move || {
+                black_box(pair.sign(&random, &[7; 450]).expect("a signature"));
+            }),
+        ),
+        ("key-on-the-curve", {
+            Box::new(move || {
+                black_box(ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &point).expect("a point"));
+            })
+        }),
+        ("certificate-read-once", {
+            Box::new(move || {
+                black_box(CertificateView::parse(certificate.der()).expect("a certificate"));
+            })
+        }),
+    ]
 }
 
 async fn prepare(ca: &Path, services: usize) -> (fleet::NodeApi, Vec<(String, Vec<u8>)>) {

@@ -9,17 +9,18 @@ use std::{
 };
 
 use bonafide_tests::{
-    measure::{self, Figure, Goal, Times, fleet, workload},
+    measure::{self, Figure, Goal, Times, fleet, role, workload},
     site::{Node, SOON, Site, user_selector},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tonic::Streaming;
 
 fn main() {
+    role::play();
     let mut site = Site::new();
     site.environment = vec![("RUST_LOG".to_owned(), "warn".to_owned())];
-    site.ca_arguments = ["--max-joins-per-minute", "100000"].map(str::to_owned).to_vec();
-    site.start_ca();
+    // A service a second on one node is more than a CA gives, if it is not told to.
+    let _ca = role::ca_without_quota(&site.path("."));
     let node = site.join("watched");
     site.add_service("base", &["--on", "watched"]);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

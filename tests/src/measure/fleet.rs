@@ -236,7 +236,7 @@ fn agent(clock: &dyn Clock) -> AgentInfo {
 pub(super) fn endpoint(address: &str) -> Endpoint {
     Endpoint::from_shared(format!("https://{address}"))
         .expect("an address")
-        .http2_keep_alive_interval(Duration::from_secs(10))
+        .http2_keep_alive_interval(Duration::from_secs(15))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(1 << 20)

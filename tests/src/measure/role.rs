@@ -1,9 +1,11 @@
-//! Baselines that need a process of their own: the benchmark starts itself again in a role, and reads one line from it.
+//! What needs a process of its own and is no program of ours: the benchmark starts itself again in a role, and reads one
+//! line from it.
 
-use std::{env, fs, path::Path, process::Command, time::Duration};
+use std::{env, fs, path::Path, process::Command, sync::Arc, time::Duration};
 
+use bonafide_ca::Settings;
 use bonafide_examples::process::Process;
-use bonafide_verifier::x509::X509Svid;
+use bonafide_verifier::{clock::SystemClock, spiffe::TrustDomain, x509::X509Svid};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::bare;
@@ -29,10 +31,29 @@ pub fn play() {
                 println!("ready listen={}", listener.local_addr().expect("an address"));
                 bare::serve_tls(listener, config).await;
             }
+            Some("ca") => {
+                let trust_domain = TrustDomain::parse("example.org").expect("a trust domain");
+                let mut settings = Settings::new(folder.join("ca"), Some(trust_domain));
+                settings.listen = ([127, 0, 0, 1], 0).into();
+                settings.node_api.quota.x509_per_lifetime = u32::MAX;
+                settings.node_api.quota.joins_per_second = 100_000.0;
+                let ca = bonafide_ca::start(settings, Arc::new(SystemClock)).await.expect("the CA starts");
+                ca.ready().await;
+                println!("ready listen={}", ca.node_address());
+                panic!("the CA has ended: {}", ca.failed().await);
+            }
             other => panic!("there is no role {other:?}"),
         }
     });
     std::process::exit(0);
+}
+
+/// A whole CA whose data is in `ca` in the folder, and which lets a node ask for as much as it likes: what is measured
+/// is how fast it issues, not how well it says no.
+pub fn ca_without_quota(folder: &Path) -> Process {
+    let process = start("ca", folder);
+    process.ready("listen", READY).expect("the CA");
+    process
 }
 
 /// tonic on a Unix socket, `bare.sock` in the folder.
