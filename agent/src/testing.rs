@@ -47,7 +47,7 @@ pub(crate) const OTHER_GID: u32 = 54_322;
 /// A process that does what it is told, line by line.
 pub(crate) struct Helper {
     child: Child,
-    orders: ChildStdin,
+    orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
@@ -67,7 +67,7 @@ impl Helper {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let (orders, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let (orders, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         let mut helper = Helper { child, orders, answers };
         assert_eq!(helper.answer(), "ready");
         helper
@@ -85,12 +85,15 @@ impl Helper {
 
     /// Tells it to do something that it will not answer.
     pub(crate) fn send(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").unwrap();
+        writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
     }
 
     pub(crate) fn answer(&mut self) -> String {
         loop {
             let mut line = Vec::new();
+            if self.answers.buffer().is_empty() {
+                assert!(readable(self.answers.get_ref()), "the helper does not answer");
+            }
             assert_ne!(self.answers.read_until(b'\n', &mut line).unwrap(), 0, "the helper has ended");
             let line = String::from_utf8_lossy(&line).into_owned();
             // The test harness prints its own lines around, and before on the same line.
@@ -102,15 +105,34 @@ impl Helper {
 
     /// Waits until it has ended and is reaped.
     pub(crate) fn wait(mut self) {
+        assert!(self.has_ended(), "the helper does not end");
         self.child.wait().unwrap();
+    }
+
+    /// Within the deadline.
+    fn has_ended(&self) -> bool {
+        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        pidfd.is_ok_and(|pidfd| readable(&pidfd))
     }
 }
 
 impl Drop for Helper {
     fn drop(&mut self) {
+        // It ends at the end of its orders, too: a test that has given up its privileges may not kill it.
+        drop(self.orders.take());
         drop(self.child.kill());
-        drop(self.child.wait());
+        if self.has_ended() {
+            drop(self.child.wait());
+        }
     }
+}
+
+/// Whether there is something to read, or its end, within a deadline that no healthy case comes near.
+fn readable(fd: &impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = Timespec { tv_sec: 30, tv_nsec: 0 };
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&deadline)).is_ok_and(|ready| ready > 0)
 }
 
 /// A copy of the helper's binary at a path of its own.
@@ -174,6 +196,10 @@ fn helper_process() {
                 say(&crate::workload_api::tests::call_by_name(Path::new(&socket), argument));
                 continue;
             }
+            "watch" => {
+                crate::workload_api::tests::watch(socket.clone().into(), say);
+                continue;
+            }
             // As many connections as are not closed at once.
             "flood" => {
                 let opened: Vec<UnixStream> = (0..number()).map_while(|_| UnixStream::connect(&socket).ok()).collect();
@@ -192,10 +218,12 @@ fn still_open(connections: Vec<UnixStream>) -> usize {
     use std::io::Read;
     let closed = |connection: &mut UnixStream| matches!(connection.read(&mut [0; 64]), Ok(0) | Err(_));
     let mut count = 0;
-    for mut connection in connections {
-        // HTTP/2: the server speaks first, with its settings, or hangs up.
+    let mut connections = connections;
+    for connection in &mut connections {
+        // HTTP/2: the server speaks first, with its settings, or hangs up. None is closed here before all are counted: that
+        // would make room.
         connection.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
-        count += usize::from(!closed(&mut connection));
+        count += usize::from(!closed(connection));
     }
     count
 }

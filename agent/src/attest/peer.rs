@@ -241,7 +241,13 @@ impl Process {
     }
 
     fn status(&self, pid: i32) -> Result<Status, PeerError> {
-        let text = read(&self.directory, pid, "status")?;
+        let text = read(&self.directory, pid, "status").map_err(|error| match error {
+            // It lives, and is hidden from us (hidepid=2): the kernel then says that there is no such file.
+            PeerError::Ended { pid } if self.check_alive(pid).is_ok() => {
+                PeerError::Unreadable { pid, file: "status", source: io::ErrorKind::NotFound.into() }
+            }
+            error => error,
+        })?;
         proc_text::status(&text).map_err(|source| PeerError::Text { pid, file: "status", source })
     }
 

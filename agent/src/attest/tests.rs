@@ -266,7 +266,7 @@ async fn without_privileges(socket: &Path, hidepid: bool) {
     workload.order("connect");
     let accepted = accept(&listener, Binding::PeerPidfd);
     if hidepid {
-        let error = accepted.unwrap_err();
+        let error = all(&accepted.unwrap()).await.unwrap_err();
         assert!(matches!(error, PeerError::Unreadable { .. }), "{error}");
         assert!(error.to_string().contains("hidepid"), "{error}");
         return;
