@@ -1,5 +1,5 @@
 //! The program as its users call it: exit codes, what it prints, and a whole life against a CA.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -203,7 +203,8 @@ fn inspect_gives_the_verifiers_verdict_on_chains() {
     let json_bundle = format!("example.org={}", put(dir, "bundle.json", json_bundle.to_spiffe_json()));
     let elsewhere = format!("other.org={}", put(dir, "other.pem", pem(&other.root)));
     let (within, after) = ("2027-01-15T00:00:00Z", "2027-03-01T00:00:00Z");
-    let cases: Vec<(&str, Vec<u8>, &str, &str, Option<&str>)> = vec![
+    type Case<'a> = (&'a str, Vec<u8>, &'a str, &'a str, Option<&'a str>);
+    let cases: Vec<Case<'_>> = vec![
         ("PEM", pem(&good).into(), &bundle, within, None),
         ("DER", good.clone(), &bundle, within, None),
         ("by a bundle in SPIFFE JSON", good.clone(), &json_bundle, within, None),

@@ -170,6 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::await_holding_lock, reason = "held to make another thread hang")]
     async fn w_12_names_that_change_vanish_and_hang() {
         let clock = ManualClock::at(Timestamp::from_unix_seconds(1_800_000_000));
         let limits = NameLimits { wait: Duration::from_millis(50), ..NameLimits::default() };
@@ -199,6 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::await_holding_lock, reason = "held to make other threads hang")]
     async fn w_12_a_hanging_name_service_holds_few_threads() {
         let clock = ManualClock::at(Timestamp::from_unix_seconds(1_800_000_000));
         let limits = NameLimits { wait: Duration::from_millis(5), threads: 2, ..NameLimits::default() };

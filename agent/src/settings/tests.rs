@@ -35,7 +35,8 @@ fn bad_values_are_told_with_their_origin_and_what_is_allowed() {
         format!("--socket=`{long}`: is 108 bytes long as an absolute path; the kernel takes at most 107");
     let socket = |text: &str| Flags { socket: Some(text.into()), ..Flags::default() };
     let config = "/etc/bonafide/agent.toml";
-    let cases: &[(Flags, &[(&str, &str)], Option<&str>, &str)] = &[
+    type Case<'a> = (Flags, &'a [(&'a str, &'a str)], Option<&'a str>, &'a str);
+    let cases: &[Case<'_>] = &[
         (socket("tcp://127.0.0.1:1"), &[], None, "--socket=`tcp://127.0.0.1:1`: must be a path or `unix:///path`"),
         (socket("unix://host/x"), &[], None, "--socket=`unix://host/x`: must not name a host: write `unix:///path`"),
         (socket("unix:x"), &[], None, "--socket=`unix:x`: must be an absolute path after `unix:`"),

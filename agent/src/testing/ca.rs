@@ -63,7 +63,6 @@ pub(crate) struct TestCa {
 
 #[derive(Debug)]
 struct Authorities {
-    root: Vec<u8>,
     issuing: Vec<u8>,
     issuing_key: KeyPair,
     jwt_key: EcdsaKeyPair,
@@ -231,7 +230,7 @@ impl Authorities {
         let jwt_key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, jwt_pair.serialized_der()).unwrap();
         let jwt = JwtAuthority::new(KEY_ID, &jwt_pair.subject_public_key_info()).unwrap();
         let bundle = TrustBundle::new(trust_domain.clone(), [&root], [jwt], Some(sequence), None).unwrap();
-        Authorities { root, issuing, issuing_key, jwt_key, bundle: Arc::new(bundle) }
+        Authorities { issuing, issuing_key, jwt_key, bundle: Arc::new(bundle) }
     }
 }
 

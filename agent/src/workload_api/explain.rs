@@ -96,7 +96,7 @@ pub(crate) fn is_operator(who: Credentials) -> bool {
 fn new_reference() -> String {
     let mut bytes = [0; 5];
     // No secret, just a word to search for.
-    drop(aws_lc_rs::rand::fill(&mut bytes));
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
     data_encoding::BASE32_NOPAD.encode(&bytes)
 }
 

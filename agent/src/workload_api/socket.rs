@@ -201,8 +201,11 @@ impl Incoming for Workloads {
     }
 
     async fn prepare(&self, stream: UnixStream) -> Result<Prepared<UnixStream>, PrepareError> {
-        let peer = Peer::of(&stream.as_fd(), self.binding)
-            .map_err(|error| PrepareError::refused(error.reason().code(), error))?;
+        let peer = Peer::of(&stream.as_fd(), self.binding).map_err(|error| match error {
+            // Who connects and leaves at once is no news.
+            PeerError::Ended { .. } => PrepareError::broken(error.reason().code(), error),
+            error => self.refused(error.reason(), error),
+        })?;
         let who = peer.credentials();
         let remote = format!("pid {}, uid {}", who.pid, who.uid);
         let stranger = self.is_stranger(who.uid).await;

@@ -96,7 +96,9 @@ async fn start_with(limits: Limits, binding: Binding) -> Agent {
     let parts = Parts { limits, ..parts };
     let (stop_serving, stop_renewing) = (stop.clone(), stop.clone());
     let running = vec![
-        tokio::spawn(async move { drop(endpoint.serve(parts, stop_serving).await) }),
+        tokio::spawn(async move {
+            endpoint.serve(parts, stop_serving).await;
+        }),
         tokio::spawn(renewal.run(stop_renewing)),
     ];
     Agent { directory, clock, ca, cache, health, stop, running }
@@ -395,7 +397,8 @@ async fn wapi_22_23_24_jwt_svids() {
     let long = "x".repeat(513);
     let many: Vec<String> = (0..17).map(|number| format!("a{number}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let cases: &[(&str, &[&str], &str, Result<&[&str], (Code, &str)>)] = &[
+    type Expected<'a> = Result<&'a [&'a str], (Code, &'a str)>;
+    let cases: &[(&str, &[&str], &str, Expected<'_>)] = &[
         ("WAPI-23 all identities", &["db"], "", Ok(&["/a", "/b"])),
         ("WAPI-22 several audiences", &["db", "cache"], "", Ok(&["/a", "/b"])),
         ("the one that is named", &["db"], "spiffe://example.org/b", Ok(&["/b"])),
