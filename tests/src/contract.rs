@@ -173,7 +173,9 @@ fn json_fields() -> String {
     let mut text = "| command | fields |\n| --- | --- |\n".to_owned();
     let mut row = |program: &str, arguments: &[&str], ran: Ran| {
         let mut fields = BTreeSet::new();
-        flatten("", &ran.success().json(), &mut fields);
+        // `doctor` ends with 1 where it finds something to mend; it says the same.
+        let ran = if arguments.contains(&"doctor") { ran } else { ran.success() };
+        flatten("", &ran.json(), &mut fields);
         let fields: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
         let shown = json(arguments).replace(&svid, "FILE").replace(&bundle, "example.org=FILE");
         let _ = writeln!(text, "| `{program} {shown}` | {} |", fields.join(" "));

@@ -251,7 +251,13 @@ impl Node {
     /// Runs `bonafide-agent VERB …` against this node's agent.
     pub fn agent(&self, arguments: &[&str]) -> Ran {
         let mut command = Command::new(&self.programs.agent);
-        command.args(arguments).arg("--socket").arg(self.socket());
+        command.args(arguments);
+        match arguments.first() {
+            // Works on files, without an agent.
+            Some(&"inspect") => {}
+            Some(&"doctor") => _ = command.arg("--socket").arg(self.socket()).arg("--data").arg(self.path("data")),
+            _ => _ = command.arg("--socket").arg(self.socket()),
+        }
         Ran::of(&mut command)
     }
 

@@ -93,7 +93,7 @@ fn f01_killed_at_each_write_of_changes_and_issuances() {
     let records = site.ca(&["audit", "list", "--output", "json"]).success().json();
     let mut serials = BTreeSet::new();
     for record in records["records"].as_array().unwrap() {
-        if let Some(serial) = record["detail"]["serial"].as_str() {
+        if let Some(serial) = record["body"]["serial"].as_str() {
             assert!(serials.insert(serial.to_owned()), "serial {serial} stands there twice");
         }
     }
