@@ -28,6 +28,32 @@ pub fn node_messages(data: &[u8]) {
     crate::node_api::read_messages(data);
 }
 
+/// The file that says where the audit log ended: what is read is what was written, byte for byte.
+pub fn position_file(data: &[u8]) {
+    crate::store::check_position_file(data);
+}
+
+/// A key file: reading never panics, and says in one line what is wrong.
+pub fn key_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Err(problem) = crate::authority::keystore::parse_pem(text) {
+        assert!(!problem.chars().any(char::is_control), "{problem:?}");
+    }
+}
+
+/// The text columns of the database: what decodes is written back as an equal value.
+pub fn database_columns(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    crate::store::rows::check_columns(text);
+}
+
+/// An exported head of the audit log: what is read prints back.
+pub fn audit_head(data: &[u8]) {
+    let Ok(head) = serde_json::from_slice::<crate::audit::Head>(data) else { return };
+    let Ok(text) = serde_json::to_vec(&head) else { return };
+    assert_eq!(serde_json::from_slice::<crate::audit::Head>(&text).ok(), Some(head));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -49,6 +75,34 @@ mod tests {
             let hello = wire::Hello { applied, held, agent, bundle_sequence: version };
             let message = Some(wire::sync_request::Message::Hello(hello));
             node_messages(&wire::SyncRequest { message }.encode_to_vec());
+        }
+
+        #[test]
+        fn position_files_hold(data: Vec<u8>, seq: u64, hash: [u8; 32], flip in 0..512_usize) {
+            position_file(&data);
+            let mut written = crate::store::position_file(seq, hash);
+            position_file(&written);
+            written[flip / 8] ^= 1 << (flip % 8);
+            position_file(&written);
+        }
+
+        #[test]
+        fn key_files_hold(data: Vec<u8>, text in "-----BEGIN (EC )?PRIVATE KEY-----\n[A-Za-z0-9+/=\n]{0,200}-----END PRIVATE KEY-----\n?") {
+            key_file(&data);
+            key_file(text.as_bytes());
+        }
+
+        #[test]
+        fn database_columns_hold(data: Vec<u8>, text in "[\\[{](\"(unix:uid:[0-9]{1,9}|any|[a-z]{1,3}=[a-z]|[a-z]{0,4}|[ -~]{0,4})\"[,:]?){0,5}[\\]}]") {
+            database_columns(&data);
+            database_columns(text.as_bytes());
+        }
+
+        #[test]
+        fn audit_heads_hold(data: Vec<u8>, chain in "[ -~]{0,20}", seq: u64, hash in "[0-9a-f]{62,66}") {
+            audit_head(&data);
+            let text = serde_json::json!({ "chain": chain, "seq": seq, "hash": hash }).to_string();
+            audit_head(text.as_bytes());
         }
 
         #[test]

@@ -108,6 +108,20 @@ impl Default for Limits {
     }
 }
 
+/// Property of the file that says where the audit log ended.
+pub(crate) fn check_position_file(data: &[u8]) {
+    match position::decode(data) {
+        Ok(noted) => assert_eq!(position::encode(noted), data),
+        Err(problem) => assert!(!problem.is_empty()),
+    }
+}
+
+/// What that file holds.
+#[cfg(test)]
+pub(crate) fn position_file(seq: u64, hash: [u8; 32]) -> Vec<u8> {
+    position::encode(position::Noted { seq, hash }).to_vec()
+}
+
 /// A handle to the database of this CA.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {

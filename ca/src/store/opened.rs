@@ -56,6 +56,7 @@ impl Opened {
         let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
         synced.map_err(|source| OpenError::Open { path: path.clone(), reason: source.to_string() })?;
         let highest_time = trust_domain.highest_time;
+        sqlite::take_over(&connection).map_err(|error| sqlite::open_error(&path, &error))?;
         Ok(Self { connection, path, head, highest_time, directory: directory.to_owned(), position })
     }
 

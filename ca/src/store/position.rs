@@ -68,7 +68,7 @@ pub(super) fn path(directory: &Path) -> PathBuf {
     directory.join("head")
 }
 
-fn encode(noted: Noted) -> [u8; LENGTH] {
+pub(super) fn encode(noted: Noted) -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
     let mut content = Vec::with_capacity(LENGTH);
     content.extend_from_slice(MAGIC);
@@ -81,7 +81,7 @@ fn encode(noted: Noted) -> [u8; LENGTH] {
 }
 
 /// Reads what [`Position::note`] wrote.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Noted, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Noted, String> {
     let bytes: &[u8; LENGTH] =
         bytes.try_into().map_err(|_| format!("it has {} bytes, expected {LENGTH}", bytes.len()))?;
     let (magic, rest) = bytes.split_at(MAGIC.len());

@@ -301,6 +301,21 @@ pub(crate) fn list_from_json<T>(text: &str, parse: impl Fn(&str) -> Result<T, St
     items.iter().map(|item| parse(item)).collect()
 }
 
+/// Property of the text columns: what decodes is written back as an equal value.
+pub(crate) fn check_columns(text: &str) {
+    if let Ok(labels) = labels_from_json(text) {
+        assert_eq!(labels_from_json(&labels_json(&labels)), Ok(labels));
+    }
+    let selector = |text: &str| Selector::parse(text).map_err(|error| error.to_string());
+    if let Ok(selectors) = list_from_json(text, selector) {
+        assert_eq!(list_from_json(&list_json(&selectors), selector), Ok(selectors));
+    }
+    let placement = |text: &str| Placement::parse(text).map_err(|error| error.to_string());
+    if let Ok(placements) = list_from_json(text, placement) {
+        assert_eq!(list_from_json(&list_json(&placements), placement), Ok(placements));
+    }
+}
+
 /// Every row that a statement finds.
 pub(super) fn all<T>(
     connection: &Connection,

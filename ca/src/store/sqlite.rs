@@ -82,13 +82,12 @@ pub(super) fn create(path: &Path) -> Result<Connection, OpenError> {
 pub(super) fn open_writer(path: &Path, wait: Duration) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| open_error(path, &error))?;
-    // While we look, nothing may change: not even the log be moved into a damaged file when we close it again.
+    // Until the writer has it, nothing may change: not even the log be moved into a damaged file when we close it again.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .map_err(|error| open_error(path, &error))?;
     check(&connection, path)?;
     let prepare = || -> rusqlite::Result<()> {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         connection.busy_timeout(wait)?;
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
@@ -100,6 +99,11 @@ pub(super) fn open_writer(path: &Path, wait: Duration) -> Result<Connection, Ope
     };
     prepare().map_err(|error| open_error(path, &error))?;
     Ok(connection)
+}
+
+/// Everything about the database was found good: from now on closing it moves the log into it.
+pub(super) fn take_over(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(drop)
 }
 
 /// Opens the database for one that only reads.

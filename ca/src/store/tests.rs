@@ -258,18 +258,6 @@ async fn f15_a_file_that_is_not_our_sound_database_is_refused_and_left_alone() {
             "table `invitation` is not ours",
         ),
         (
-            "missing log",
-            Box::new(|home| {
-                // As a kill leaves it: the newest records are in the log alone.
-                let database = fs::read(home.database()).unwrap();
-                let kept = tempfile::NamedTempFile::new().unwrap();
-                fs::copy(home.state().join("head"), kept.path()).unwrap();
-                fs::write(home.database(), database).unwrap();
-                home.tamper("DELETE FROM audit_record WHERE seq = 4; DELETE FROM audit_head");
-            }),
-            "but record 4 was durable",
-        ),
-        (
             "damaged position",
             Box::new(|home| fs::write(home.state().join("head"), [7; 64]).unwrap()),
             "does not start as such",
@@ -285,6 +273,74 @@ async fn f15_a_file_that_is_not_our_sound_database_is_refused_and_left_alone() {
         assert!(message.contains(expected), "{name}: {message}");
         assert_eq!(fs::read(home.database()).unwrap(), before, "{name}: the file was changed");
     }
+}
+
+/// As a kill leaves them: the newest records are in the log alone.
+#[tokio::test]
+async fn f15_a_log_that_is_missing_or_damaged_is_noticed_and_left_alone() {
+    let home = Home::new().await;
+    for n in 0..3 {
+        let new = fixtures::service(&format!("s{n}"), &["unix:uid:1000"], &["any"]);
+        home.opened.registry.add_service(new, fixtures::admin()).await.unwrap();
+    }
+    let files = |directory: &Path| -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+        let entries = entries.filter(|entry| entry.file_type().unwrap().is_file());
+        entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+    };
+    let killed = files(&home.options.directory.join("state"));
+    let home = home.stop().await;
+    let log = killed["ca.db-wal"].clone();
+    let shorter = |by: usize| log[..log.len() - by].to_vec();
+    let flipped = |at: usize| {
+        let mut log = log.clone();
+        log[at] ^= 1;
+        log
+    };
+    let cases = [
+        ("as it was", Some(log.clone()), None),
+        ("missing", None, Some("ends at audit record 4, but record 7 was durable")),
+        ("empty", Some(Vec::new()), Some("ends at audit record 4, but record 7 was durable")),
+        ("cut", Some(shorter(100)), Some("but record 7 was durable")),
+        ("another header", Some(flipped(20)), Some("ends at audit record 4, but record 7 was durable")),
+        (
+            "a bit in the first page",
+            Some(flipped(32 + 24 + 99)),
+            Some("ends at audit record 4, but record 7 was durable"),
+        ),
+        ("a bit in the last page", Some(flipped(log.len() - 5)), Some("but record 7 was durable")),
+    ];
+    for (name, damaged, expected) in cases {
+        for (file, bytes) in &killed {
+            write(&home.state().join(file), bytes);
+        }
+        fs::remove_file(home.state().join("ca.db-shm")).unwrap();
+        match &damaged {
+            Some(bytes) => write(&home.state().join("ca.db-wal"), bytes),
+            None => fs::remove_file(home.state().join("ca.db-wal")).unwrap(),
+        }
+        let Some(expected) = expected else {
+            let opened = home.try_start().await.unwrap();
+            assert_eq!(opened.registry.load().service_count(), 3);
+            opened.store.close().await;
+            continue;
+        };
+        let message = home.refusal().await;
+        assert!(message.contains(expected) && message.contains("ca.db-wal"), "{name}: {message}");
+        let left = files(&home.state());
+        assert_eq!(
+            left.get("ca.db-wal").filter(|log| !log.is_empty()),
+            damaged.as_ref().filter(|log| !log.is_empty()),
+            "{name}"
+        );
+        assert!(left["ca.db"] == killed["ca.db"] && left["head"] == killed["head"], "{name}: a file was changed");
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    file.write_all(bytes).unwrap();
 }
 
 fn fs_page() -> u64 {
