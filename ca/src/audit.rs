@@ -15,7 +15,12 @@ pub(crate) mod verify;
 pub(crate) use self::{
     chain::{Head, HeadSigner},
     kind::Kind,
-    list::{Entry, Filter, Page, list, page},
+    list::{Entry, Filter, page},
     record::{JwtIssued, Record, SvidKind, Who, X509Issued},
-    verify::{Broken, Flaw, Verified, VerifyError, verify, verify_file},
+    verify::{VerifyError, verify_file},
+};
+#[cfg(test)]
+pub(crate) use self::{
+    list::{Page, list},
+    verify::{Verified, verify},
 };

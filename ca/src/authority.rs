@@ -167,6 +167,7 @@ pub(crate) enum AuthorityError {
 }
 
 /// Whether there are authorities to sign with.
+#[cfg(test)]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum AuthorityHealth {
     /// There are.
@@ -270,6 +271,7 @@ impl Authorities {
     }
 
     /// The trust domain's bundle: its roots and its JWT authorities.
+    #[cfg(test)]
     pub(crate) fn bundle(&self) -> Arc<TrustBundle> {
         self.inner.registry.load().bundle().clone()
     }
@@ -290,6 +292,7 @@ impl Authorities {
     }
 
     /// What health says at `now`.
+    #[cfg(test)]
     pub(crate) fn health(&self, now: Timestamp) -> AuthorityHealth {
         let signing = self.current();
         let ends = [("issuing", signing.issuing.not_after()), ("JWT", signing.jwt.not_after())];
@@ -311,6 +314,7 @@ impl Authorities {
     }
 
     /// The root.
+    #[cfg(test)]
     pub(crate) fn root(&self) -> &Arc<Root> {
         &self.inner.root
     }
@@ -402,6 +406,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// How long before its end the root is spoken of.
+#[cfg(test)]
 const ROOT_NOTICE: Duration = Duration::from_secs(180 * 86_400);
 
 /// How often those who poll should look: nobody must, nodes are told.

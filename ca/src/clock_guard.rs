@@ -84,13 +84,6 @@ impl ClockGuard {
         Self { inner: Arc::new(inner) }
     }
 
-    /// As [`Self::check`], for health: notes nothing.
-    pub(crate) fn state(&self) -> Result<(), ClockRefusal> {
-        let inner = &self.inner;
-        let (now, boot) = (inner.clock.now(), inner.clock.boot());
-        judge(now, boot, inner.store.highest_time(), inner.started, inner.ahead_of).map(drop)
-    }
-
     /// The time, if it can be trusted for signing.
     ///
     /// # Errors

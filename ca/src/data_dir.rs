@@ -69,6 +69,7 @@ pub(crate) struct Opened {
     /// SHA-256 of the root's certificate.
     pub(crate) root_hash: [u8; 32],
     /// Held until this is dropped.
+    #[expect(dead_code, reason = "held, never read")]
     pub(crate) lock: Lock,
 }
 

@@ -34,8 +34,8 @@ use tokio::sync::{broadcast, watch};
 pub(crate) use self::{
     error::{InviteError, JoinRefusal, NodeError, RecoverRefusal, ServiceError},
     invitation::{Bound, Invitation},
-    invite::{Invited, NewInvitation},
-    membership::{Joined, RemovedNode},
+    invite::NewInvitation,
+    membership::Joined,
     node::{KeyHash, KeyState, Node, PendingKey, RetiredKey, StaleAttempts},
     service::Service,
     services::{NewService, ServiceUpdate},

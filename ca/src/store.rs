@@ -64,6 +64,7 @@ pub(crate) struct Recorded {
 
 impl Recorded {
     /// The record's place in the chain.
+    #[cfg(test)]
     pub(crate) fn seq(&self) -> u64 {
         self.seq
     }

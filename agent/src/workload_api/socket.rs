@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::admission::{Admission, ConnectionSlot};
 use crate::{
-    attest::{Attestor, Binding, NameOf, Peer, PeerError},
+    attest::{Attestor, Binding, NameOf, Peer},
     view::{View, ViewStore},
 };
 

@@ -6,7 +6,9 @@ use bonafide_verifier::clock::Timestamp;
 use serde_json::Value;
 
 use super::Kind;
-use crate::store::{Reader, Store, StoreError, TxError};
+use crate::store::{Reader, TxError};
+#[cfg(test)]
+use crate::store::{Store, StoreError};
 
 /// Which records to show.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +46,7 @@ pub(crate) struct Page {
 }
 
 /// One page from a running store.
+#[cfg(test)]
 pub(crate) async fn list(store: &Store, filter: Filter) -> Result<Page, StoreError> {
     store.read(move |reader| page(reader, &filter)).await
 }

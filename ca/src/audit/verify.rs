@@ -6,9 +6,11 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Head;
+#[cfg(test)]
+use crate::store::Store;
 use crate::{
     authority::{Authority, AuthorityKind},
-    store::{ReadOnly, Reader, Store, StoreError, TxError, rows::HeadRow},
+    store::{ReadOnly, Reader, StoreError, TxError, rows::HeadRow},
 };
 
 /// A log that holds.
@@ -109,6 +111,7 @@ pub(crate) enum VerifyError {
 
 /// Verifies the log of a running store, chunk by chunk, so that no long view holds back the write-ahead log. `expected` is a
 /// head that was exported before, or the store's own.
+#[cfg(test)]
 pub(crate) async fn verify(store: &Store, expected: Option<Head>) -> Result<Verified, VerifyError> {
     let expected = match expected {
         Some(expected) => expected,
@@ -139,17 +142,6 @@ pub(crate) fn verify_file(file: &ReadOnly, expected: Option<Head>) -> Result<Ver
     walk.expected = expected.or_else(|| durable.map(|(seq, hash)| Head { chain: walk.head.chain.clone(), seq, hash }));
     loop {
         if let Some(verified) = file.read(|reader| Ok(walk.step(reader)))?? {
-            return Ok(verified);
-        }
-    }
-}
-
-/// Verifies the log as one reader sees it, with bounded memory. Blocks.
-pub(crate) fn verify_all(reader: &Reader<'_>, expected: Option<&Head>) -> Result<Verified, VerifyError> {
-    let mut walk = Walk::start(reader)?;
-    walk.expected = expected.cloned();
-    loop {
-        if let Some(verified) = walk.step(reader)? {
             return Ok(verified);
         }
     }

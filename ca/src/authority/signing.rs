@@ -120,10 +120,10 @@ impl Root {
 pub(crate) struct Issuing {
     id: Arc<str>,
     chain: Vec<Vec<u8>>,
-    key_id: Vec<u8>,
-    subject: Vec<u8>,
+    #[cfg(test)]
     not_before: Timestamp,
     not_after: Timestamp,
+    #[cfg(test)]
     life: Duration,
     key: AuthorityKey,
 }
@@ -133,15 +133,14 @@ impl Issuing {
         let certificate = certificate_of(row)?;
         let damaged = |problem: String| AuthorityError::Missing { kind: row.kind.as_str(), problem };
         let view = CertificateView::parse(&certificate).map_err(|error| damaged(error.to_string()))?;
-        let key_id =
-            view.subject_key_id().ok_or_else(|| damaged("its certificate has no key identifier".to_owned()))?;
+        view.subject_key_id().ok_or_else(|| damaged("its certificate has no key identifier".to_owned()))?;
         Ok(Self {
             id: row.id.clone(),
-            key_id: key_id.to_vec(),
-            subject: view.subject().to_vec(),
             chain: vec![certificate.to_vec(), root.certificate().to_vec()],
+            #[cfg(test)]
             not_before: row.not_before,
             not_after: row.not_after,
+            #[cfg(test)]
             life: row.life(),
             key,
         })
@@ -162,17 +161,8 @@ impl Issuing {
         &self.chain
     }
 
-    /// The subject key identifier.
-    pub(crate) fn key_id(&self) -> &[u8] {
-        &self.key_id
-    }
-
-    /// The subject, a DER Name: the issuer of what it signs.
-    pub(crate) fn subject(&self) -> &[u8] {
-        &self.subject
-    }
-
     /// Nothing it signs begins earlier.
+    #[cfg(test)]
     pub(crate) fn not_before(&self) -> Timestamp {
         self.not_before
     }
@@ -183,6 +173,7 @@ impl Issuing {
     }
 
     /// No leaf lives longer: a third of its life, so that it has always time left for one.
+    #[cfg(test)]
     pub(crate) fn longest_leaf(&self) -> Duration {
         self.life / 3
     }

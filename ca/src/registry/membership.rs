@@ -19,7 +19,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Joined {
     pub(crate) node: Arc<Node>,
-    /// The node that had the name until now: its streams end.
+    /// The node that had the name until now.
+    #[cfg(test)]
     pub(crate) replaced: Option<Arc<Node>>,
     /// It had joined already and its answer was lost.
     pub(crate) retried: bool,
@@ -28,7 +29,6 @@ pub(crate) struct Joined {
 /// A node that was removed.
 #[derive(Clone, Debug)]
 pub(crate) struct RemovedNode {
-    pub(crate) node: Arc<Node>,
     /// What it could hold until now: verifiers may take its last SVIDs until they expire.
     pub(crate) services: Vec<Arc<Service>>,
 }
@@ -194,7 +194,7 @@ impl Registry {
                 let node = Arc::new(node);
                 registry.publish_with(tx, Change { version: None, what: What::NodeRemoved(node.clone()) });
                 let services = registry.load().services_of(&node).into_iter().cloned().collect();
-                Ok(RemovedNode { node, services })
+                Ok(RemovedNode { services })
             })
             .await
     }

@@ -33,10 +33,9 @@ pub(crate) enum What {
     },
     /// The trust domain's own bundle.
     Bundle(Arc<TrustBundle>),
-    /// A node joined; `replaced` had its name until then.
+    /// A node joined; another may have had its name until then.
     NodeJoined {
         node: Arc<Node>,
-        replaced: Option<Arc<Node>>,
     },
     /// Keys or refusals of a node changed.
     NodeChanged(Arc<Node>),
@@ -285,6 +284,7 @@ impl Snapshot {
     }
 
     /// Whether that node may hold that service.
+    #[cfg(test)]
     pub(crate) fn may_hold(&self, node: &Node, service_id: &str) -> bool {
         self.services.get(service_id).is_some_and(|service| service.may_run_on(node))
     }

@@ -63,6 +63,7 @@ pub(crate) struct Everything {
 
 impl Reader<'_> {
     /// What is kept in memory.
+    #[cfg(test)]
     pub(crate) fn everything(&self) -> Result<Everything, TxError> {
         everything(self.connection)
     }
@@ -80,11 +81,6 @@ impl Reader<'_> {
     /// Whose older key it is.
     pub(crate) fn retired_key(&self, key: &KeyHash) -> Result<Option<RetiredKey>, TxError> {
         retired_key(self.connection, key)
-    }
-
-    /// Where the chain ends.
-    pub(crate) fn last_record(&self, origin: &Head) -> Result<Head, TxError> {
-        last_record(self.connection, origin)
     }
 
     /// Records after `seq`, in their order, with their stored hashes.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Params};
 
 use super::{
     error::TxError,
-    rows::{self, Everything, TrustDomainRow, all, labels_json, list_json, number, one, signed},
+    rows::{self, all, labels_json, list_json, number, one, signed},
     statements as sql,
 };
 use crate::{
@@ -92,14 +92,6 @@ impl<'a> Tx<'a> {
     }
 
     // The whole.
-
-    pub(crate) fn everything(&self) -> Result<Everything, TxError> {
-        rows::everything(self.connection)
-    }
-
-    pub(crate) fn trust_domain(&self) -> Result<TrustDomainRow, TxError> {
-        rows::trust_domain(self.connection)
-    }
 
     pub(crate) fn insert_trust_domain(
         &mut self,
