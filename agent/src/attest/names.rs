@@ -137,7 +137,6 @@ impl Names {
 }
 
 #[cfg(test)]
-#[expect(clippy::await_holding_lock, reason = "a name service that hangs, until the test lets it go")]
 mod tests {
     use std::sync::Mutex;
 

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::admission::{Admission, ConnectionSlot};
 use crate::{
-    attest::{Attestor, Binding, NameOf, Peer},
+    attest::{Attestor, Binding, NameOf, Peer, PeerError},
     view::{View, ViewStore},
 };
 
