@@ -6,6 +6,7 @@
 //! process any more that connected, its streams end with `PermissionDenied`, which takes everything back (WAPI-20).
 
 mod admission;
+mod authority;
 mod bundles;
 mod caller;
 mod explain;

@@ -20,7 +20,10 @@ use bonafide_verifier::{
 use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 
-use super::admission::{Admission, ConnectionSlot};
+use super::{
+    admission::{Admission, ConnectionSlot},
+    authority::PlainAuthority,
+};
 use crate::{
     attest::{Attestor, Binding, NameOf, Peer, PeerError},
     view::{View, ViewStore},
@@ -190,7 +193,7 @@ pub(crate) struct Workloads {
 
 impl Incoming for Workloads {
     type Raw = UnixStream;
-    type Io = UnixStream;
+    type Io = PlainAuthority;
 
     async fn accept(&self) -> io::Result<UnixStream> {
         Ok(self.socket.listener.accept().await?.0)
@@ -200,7 +203,7 @@ impl Incoming for Workloads {
         Some(Origin::User(stream.peer_cred().ok()?.uid()))
     }
 
-    async fn prepare(&self, stream: UnixStream) -> Result<Prepared<UnixStream>, PrepareError> {
+    async fn prepare(&self, stream: UnixStream) -> Result<Prepared<PlainAuthority>, PrepareError> {
         let peer = Peer::of(&stream.as_fd(), self.binding).map_err(|error| match error {
             // Who connects and leaves at once is no news.
             PeerError::Ended { .. } => PrepareError::broken(error.reason().code(), error),
@@ -219,7 +222,10 @@ impl Incoming for Workloads {
             bound.peer.ended().await;
             EndReason::Other("process-ended")
         });
-        Ok(Prepared::new(stream).with(connection).lifetime(lifetime).protocol(Some(Protocol::Http2)))
+        Ok(Prepared::new(PlainAuthority::new(stream))
+            .with(connection)
+            .lifetime(lifetime)
+            .protocol(Some(Protocol::Http2)))
     }
 }
 

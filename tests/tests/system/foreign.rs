@@ -37,6 +37,16 @@ fn go_client() -> PathBuf {
         .clone()
 }
 
+/// The Python interpreter that has the `spiffe` package.
+fn python_client(node: &Node) -> Command {
+    let root = repository::root();
+    let python = root.join("target/foreign/python/bin/python");
+    assert!(python.exists(), "the Python package is installed by tests/run");
+    let mut command = node.workload(python);
+    command.arg(root.join("tests/foreign/python/client.py"));
+    command
+}
+
 /// A site with a node on which every process of this user is `peer`, with short-lived certificates.
 fn site(ttl: &str) -> (Site, Node) {
     let site = Site::started();
@@ -87,6 +97,15 @@ fn go_spiffe_fetches_and_watches() {
     let (_site, node) = site("10s");
     check_fetched(&Ran::of(node.workload(go_client()).args(["fetch", "photo"])).success());
     let watching = Process::start("go-spiffe", node.workload(go_client()).arg("watch")).unwrap();
+    check_watched(&watching);
+}
+
+/// WAPI-01, WAPI-04..06, WAPI-14..16, WAPI-21..23, WAPI-25..29: the Python package fetches and watches everything.
+#[test]
+fn python_spiffe_fetches_and_watches() {
+    let (_site, node) = site("10s");
+    check_fetched(&Ran::of(python_client(&node).args(["fetch", "photo"])).success());
+    let watching = Process::start("python spiffe", python_client(&node).arg("watch")).unwrap();
     check_watched(&watching);
 }
 
