@@ -19,8 +19,3 @@ pub(crate) use self::{
     record::{JwtIssued, Record, SvidKind, Who, X509Issued},
     verify::{VerifyError, verify_file},
 };
-#[cfg(test)]
-pub(crate) use self::{
-    list::{Page, list},
-    verify::{Verified, verify},
-};

@@ -166,18 +166,6 @@ pub(crate) enum AuthorityError {
     OtherRoot { found: String, expected: String },
 }
 
-/// Whether there are authorities to sign with.
-#[cfg(test)]
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum AuthorityHealth {
-    /// There are.
-    Ready,
-    /// There are, but they will not be renewed.
-    Degraded(String),
-    /// One has expired.
-    Unready(String),
-}
-
 /// The authorities of this process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorities {
@@ -291,26 +279,9 @@ impl Authorities {
         self.inner.state.load().keys.contains(key)
     }
 
-    /// What health says at `now`.
-    #[cfg(test)]
-    pub(crate) fn health(&self, now: Timestamp) -> AuthorityHealth {
-        let signing = self.current();
-        let ends = [("issuing", signing.issuing.not_after()), ("JWT", signing.jwt.not_after())];
-        if let Some((kind, end)) = ends.into_iter().find(|(_, end)| now >= *end) {
-            let failure = self.inner.failure.load_full().map_or_else(String::new, |failure| format!(": {failure}"));
-            return AuthorityHealth::Unready(format!("the {kind} authority has expired at {end}{failure}"));
-        }
-        if now >= self.inner.root.not_after() {
-            return AuthorityHealth::Unready(format!("the root has expired at {}", self.inner.root.not_after()));
-        }
-        if let Some(failure) = self.inner.failure.load_full() {
-            return AuthorityHealth::Degraded(format!("authorities could not be changed: {failure}"));
-        }
-        let notice = (self.inner.lifetimes.root / 10).min(ROOT_NOTICE);
-        if now.saturating_add(notice) >= self.inner.root.not_after() {
-            return AuthorityHealth::Degraded(format!("the root expires at {}", self.inner.root.not_after()));
-        }
-        AuthorityHealth::Ready
+    /// Why authorities could not be changed when that was tried last.
+    pub(crate) fn failure(&self) -> Option<Arc<String>> {
+        self.inner.failure.load_full()
     }
 
     /// The root.
@@ -404,10 +375,6 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
 }
-
-/// How long before its end the root is spoken of.
-#[cfg(test)]
-const ROOT_NOTICE: Duration = Duration::from_secs(180 * 86_400);
 
 /// How often those who poll should look: nobody must, nodes are told.
 const REFRESH_HINT: Duration = Duration::from_secs(300);

@@ -68,8 +68,7 @@ pub(crate) struct Opened {
     pub(crate) created: bool,
     /// SHA-256 of the root's certificate.
     pub(crate) root_hash: [u8; 32],
-    /// Held until this is dropped.
-    #[expect(dead_code, reason = "held, never read")]
+    #[expect(dead_code, reason = "held until this is dropped")]
     pub(crate) lock: Lock,
 }
 

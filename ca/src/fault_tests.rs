@@ -15,7 +15,6 @@ use std::{
 use bonafide_verifier::clock::ManualClock;
 
 use crate::{
-    audit,
     data_dir::{Opened, Options, open_or_create},
     fixtures::{self, admin, from, invitation, key, name, service},
     registry::ServiceUpdate,
@@ -126,7 +125,7 @@ fn check(parent: &Path, acks: &[String], what: &str) {
         };
         let started = acks.first().is_some_and(|ack| ack == "started");
         assert!(!started || !opened.created, "{what}: a new CA was made in place of one that had started");
-        audit::verify(&opened.store, None).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        fixtures::verify(&opened.store).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let everything = opened.store.read(|reader| reader.everything()).await.unwrap();
         let snapshot = opened.registry.load();
         if let Some(difference) = snapshot.difference(&everything) {

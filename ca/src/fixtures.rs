@@ -10,7 +10,7 @@ use bonafide_verifier::{
 use tempfile::TempDir;
 
 use crate::{
-    audit::Who,
+    audit::{self, VerifyError, Who, list::Page, verify::Verified},
     authority::Lifetimes,
     data_dir::{DataDirError, Opened, Options, open_or_create},
     registry::{KeyHash, NewInvitation, NewService, Rules},
@@ -137,4 +137,15 @@ pub(crate) fn service(path: &str, selectors: &[&str], on: &[&str]) -> NewService
         dns_names: Vec::new(),
         hint: String::new(),
     }
+}
+
+/// One page of the log of a running store.
+pub(crate) async fn list(store: &store::Store, filter: audit::Filter) -> Result<Page, store::StoreError> {
+    store.read(move |reader| audit::page(reader, &filter)).await
+}
+
+/// Verifies the log of a running store up to its last durable record.
+pub(crate) async fn verify(store: &store::Store) -> Result<Verified, VerifyError> {
+    let file = store::ReadOnly::open(store.path().parent().unwrap()).unwrap();
+    audit::verify_file(&file, Some((*store.head()).clone()))
 }

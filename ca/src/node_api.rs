@@ -200,7 +200,7 @@ impl NodeApi {
                 }
             }
             What::Bundle(_) | What::Epoch(_) => self.hub.wake_where(|_| true),
-            What::NodeJoined { node, .. } => self.end_if_replaced(node),
+            What::NodeJoined(node) => self.end_if_replaced(node),
             What::NodeRemoved(node) => {
                 self.hub.remove(&node.name);
                 self.forget_removed();

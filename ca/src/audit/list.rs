@@ -7,8 +7,6 @@ use serde_json::Value;
 
 use super::Kind;
 use crate::store::{Reader, TxError};
-#[cfg(test)]
-use crate::store::{Store, StoreError};
 
 /// Which records to show.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +41,6 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<Entry>,
     /// Where to go on: [`Filter::before`]. None: there are no more.
     pub(crate) next: Option<u64>,
-}
-
-/// One page from a running store.
-#[cfg(test)]
-pub(crate) async fn list(store: &Store, filter: Filter) -> Result<Page, StoreError> {
-    store.read(move |reader| page(reader, &filter)).await
 }
 
 /// One page. Looks at no more than 100,000 records, so that it always comes back soon; a page may hold fewer than asked for,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::*;
+use super::{list::Page, verify::Verified, *};
 use crate::{
     fixtures::{self, Home, Stopped, admin, from, invitation, key, name, service},
     store::ReadOnly,
@@ -225,14 +225,14 @@ async fn a_running_store_notices_a_tail_cut_under_it() {
     home.opened.registry.add_service(service("a", &["unix:uid:1"], &["any"]), admin()).await.unwrap();
     let other = rusqlite::Connection::open(home.opened.store.path()).unwrap();
     other.execute_batch("DELETE FROM audit_head WHERE seq = 5; DELETE FROM audit_record WHERE seq = 5").unwrap();
-    let error = verify(&home.opened.store, None).await.unwrap_err().to_string();
+    let error = fixtures::verify(&home.opened.store).await.unwrap_err().to_string();
     assert!(error.contains("its tail was cut"), "{error}");
 }
 
 #[tokio::test]
 async fn every_kind_says_who_did_it_and_has_a_name_of_its_own() {
     let home = a_history().await.start().await;
-    let page = list(&home.opened.store, Filter { limit: 100, ..Default::default() }).await.unwrap();
+    let page = fixtures::list(&home.opened.store, Filter { limit: 100, ..Default::default() }).await.unwrap();
     assert_eq!(page.next, None);
     for entry in &page.entries {
         assert!(Kind::parse(&entry.kind).is_some(), "{}", entry.kind);
@@ -261,7 +261,7 @@ async fn the_log_is_listed_by_filter_and_page() {
     let home = a_history().await.start().await;
     let list = |filter: Filter| {
         let store = home.opened.store.clone();
-        async move { list(&store, filter).await.unwrap() }
+        async move { fixtures::list(&store, filter).await.unwrap() }
     };
     let seqs = |page: &Page| page.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>();
     let first = list(Filter { limit: 5, ..Default::default() }).await;

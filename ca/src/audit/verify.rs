@@ -10,7 +10,7 @@ use super::Head;
 use crate::store::Store;
 use crate::{
     authority::{Authority, AuthorityKind},
-    store::{ReadOnly, Reader, StoreError, TxError, rows::HeadRow},
+    store::{ReadOnly, Reader, TxError, rows::HeadRow},
 };
 
 /// A log that holds.
@@ -104,34 +104,6 @@ pub(crate) enum VerifyError {
     /// It cannot be read.
     #[error("the audit log cannot be read: {0}")]
     Unreadable(#[from] TxError),
-    /// The store cannot read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Verifies the log of a running store, chunk by chunk, so that no long view holds back the write-ahead log. `expected` is a
-/// head that was exported before, or the store's own.
-#[cfg(test)]
-pub(crate) async fn verify(store: &Store, expected: Option<Head>) -> Result<Verified, VerifyError> {
-    let expected = match expected {
-        Some(expected) => expected,
-        None => (*store.head()).clone(),
-    };
-    let mut walk = store.read(|reader| Ok(Walk::start(reader))).await??;
-    walk.expected = Some(expected);
-    loop {
-        let step = store
-            .read(move |reader| {
-                let outcome = walk.step(reader);
-                Ok((walk, outcome))
-            })
-            .await?;
-        let (next, outcome) = step;
-        walk = next;
-        if let Some(verified) = outcome? {
-            return Ok(verified);
-        }
-    }
 }
 
 /// Verifies the log in a database file, chunk by chunk, whether its CA is running or not. Without an `expected` head it must

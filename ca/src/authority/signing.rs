@@ -7,7 +7,7 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
-use bonafide_verifier::{clock::Timestamp, x509::CertificateView};
+use bonafide_verifier::clock::Timestamp;
 use zeroize::Zeroizing;
 
 use super::{Authority, AuthorityError, AuthorityKind, sha256};
@@ -120,28 +120,17 @@ impl Root {
 pub(crate) struct Issuing {
     id: Arc<str>,
     chain: Vec<Vec<u8>>,
-    #[cfg(test)]
-    not_before: Timestamp,
     not_after: Timestamp,
-    #[cfg(test)]
-    life: Duration,
     key: AuthorityKey,
 }
 
 impl Issuing {
     pub(crate) fn new(row: &Authority, key: AuthorityKey, root: &Root) -> Result<Self, AuthorityError> {
         let certificate = certificate_of(row)?;
-        let damaged = |problem: String| AuthorityError::Missing { kind: row.kind.as_str(), problem };
-        let view = CertificateView::parse(&certificate).map_err(|error| damaged(error.to_string()))?;
-        view.subject_key_id().ok_or_else(|| damaged("its certificate has no key identifier".to_owned()))?;
         Ok(Self {
             id: row.id.clone(),
             chain: vec![certificate.to_vec(), root.certificate().to_vec()],
-            #[cfg(test)]
-            not_before: row.not_before,
             not_after: row.not_after,
-            #[cfg(test)]
-            life: row.life(),
             key,
         })
     }
@@ -161,21 +150,9 @@ impl Issuing {
         &self.chain
     }
 
-    /// Nothing it signs begins earlier.
-    #[cfg(test)]
-    pub(crate) fn not_before(&self) -> Timestamp {
-        self.not_before
-    }
-
     /// Nothing it signs ends later.
     pub(crate) fn not_after(&self) -> Timestamp {
         self.not_after
-    }
-
-    /// No leaf lives longer: a third of its life, so that it has always time left for one.
-    #[cfg(test)]
-    pub(crate) fn longest_leaf(&self) -> Duration {
-        self.life / 3
     }
 
     /// ECDSA P-256 with SHA-256, DER.

@@ -15,7 +15,7 @@ use crate::{
 async fn a_first_start_makes_all_and_a_later_one_loads_it() {
     let home = Home::new().await;
     assert!(home.opened.created);
-    let verified = audit::verify(&home.opened.store, None).await.unwrap();
+    let verified = fixtures::verify(&home.opened.store).await.unwrap();
     assert_eq!((verified.records, verified.heads), (4, 1));
     let (root, chain) = (home.opened.root_hash, home.opened.authorities.current().issuing.chain().to_vec());
     let home = home.stop().await;
@@ -24,7 +24,7 @@ async fn a_first_start_makes_all_and_a_later_one_loads_it() {
     assert!(!home.opened.created);
     assert_eq!(home.opened.root_hash, root);
     assert_eq!(home.opened.authorities.current().issuing.chain(), chain);
-    assert_eq!(audit::verify(&home.opened.store, None).await.unwrap(), verified);
+    assert_eq!(fixtures::verify(&home.opened.store).await.unwrap(), verified);
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn f08_the_clock_is_compared_with_the_last_act_and_an_operator_has_the_las
     assert_eq!(clock_refused(&home, true).await, None);
     let home = home.start().await;
     let filter = audit::Filter { kinds: vec![Kind::ClockAccepted], limit: 10, ..Default::default() };
-    let page = audit::list(&home.opened.store, filter).await.unwrap();
+    let page = fixtures::list(&home.opened.store, filter).await.unwrap();
     assert_eq!(page.entries.len(), 2);
     assert!(page.entries[0].body.contains("\"now\"") && page.entries[0].body.contains("\"last_act\""));
 }

@@ -50,7 +50,7 @@ impl Monitor {
             Part::Clock,
             self.clock_guard.check().map_or_else(|refusal| (State::Unready, refusal.to_string()), |_| ready()),
         );
-        set(Part::Authorities, authorities_state(&self.authorities.list(), now));
+        set(Part::Authorities, self.authorities_state(now));
         set(
             Part::NodeListener,
             self.node_api.identity_ready(now).map_or_else(|reason| (State::Unready, reason), |()| ready()),
@@ -66,6 +66,17 @@ impl Monitor {
 }
 
 impl Monitor {
+    /// A rotation that fails is told while there is still time.
+    fn authorities_state(&self, now: Timestamp) -> (State, String) {
+        match (authorities_state(&self.authorities.list(), now), self.authorities.failure()) {
+            ((State::Ready, _), Some(failure)) => {
+                (State::Degraded, format!("authorities could not be changed: {failure}"))
+            }
+            ((state, reason), Some(failure)) => (state, format!("{reason}: {failure}")),
+            (state, None) => state,
+        }
+    }
+
     /// A file that was removed under us still takes writes, which nobody will find again.
     fn store_state(&self, failed: Option<Arc<str>>) -> (State, String) {
         let path = self.store.path();

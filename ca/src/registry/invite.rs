@@ -23,9 +23,6 @@ pub(crate) struct NewInvitation {
     pub(crate) replace: bool,
 }
 
-/// An invitation that was made.
-pub(crate) type Invited = Arc<Invitation>;
-
 impl Registry {
     /// Makes an invitation for the holder of the secret with this hash. An open one of the same name gives way.
     pub(crate) async fn invite(
@@ -33,7 +30,7 @@ impl Registry {
         new: NewInvitation,
         secret_hash: [u8; 32],
         who: Who,
-    ) -> Result<Invited, WriteError<InviteError>> {
+    ) -> Result<Arc<Invitation>, WriteError<InviteError>> {
         let rules = self.rules();
         let ttl = new.ttl.unwrap_or(rules.invitation_ttl);
         let (shortest, longest) = (SHORTEST, rules.longest_invitation);
@@ -195,12 +192,7 @@ impl Registry {
         {
             let body = json!({ "node": name.as_str(), "invitation": invitation.id });
             tx.record(&Record::change(Kind::InvitationRetried, who, body))?;
-            return Ok(Joined {
-                node: Arc::new(node.clone()),
-                #[cfg(test)]
-                replaced: None,
-                retried: true,
-            });
+            return Ok(Joined { node: Arc::new(node.clone()), retried: true });
         }
         if live.is_some() && !invitation.replaces {
             return Err(Abort::Refused(JoinRefusal::NameLive { node: name }));
@@ -209,8 +201,7 @@ impl Registry {
         if live.is_none() && tx.count_nodes()? >= limit {
             return Err(Abort::Refused(JoinRefusal::TooManyNodes { limit }));
         }
-        let replaced = live.map(Arc::new);
-        if let Some(old) = &replaced {
+        if let Some(old) = &live {
             tx.delete_node(&old.name)?;
             let body = json!({ "node": name.as_str(), "key": HEXLOWER.encode(&old.current_key), "reason": "replaced" });
             tx.record(&Record::change(Kind::NodeRemoved, who, body))?;
@@ -226,14 +217,9 @@ impl Registry {
         tx.record(&Record::change(Kind::NodeJoined, who, body))?;
         invitation.bound = Some(bound);
         self.publish_with(tx, Change { version: None, what: What::InvitationOpen(Arc::new(invitation)) });
-        let what = What::NodeJoined { node: node.clone() };
+        let what = What::NodeJoined(node.clone());
         self.publish_with(tx, Change { version: None, what });
-        Ok(Joined {
-            node,
-            #[cfg(test)]
-            replaced,
-            retried: false,
-        })
+        Ok(Joined { node, retried: false })
     }
 
     /// Says why the conditional statement changed nothing, and records the attempt of another key.

@@ -19,9 +19,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Joined {
     pub(crate) node: Arc<Node>,
-    /// The node that had the name until now.
-    #[cfg(test)]
-    pub(crate) replaced: Option<Arc<Node>>,
     /// It had joined already and its answer was lost.
     pub(crate) retried: bool,
 }
@@ -192,8 +189,8 @@ impl Registry {
                 let body = json!({ "node": name.as_str(), "key": HEXLOWER.encode(&node.current_key) });
                 tx.record(&Record::change(Kind::NodeRemoved, &who, body))?;
                 let node = Arc::new(node);
-                registry.publish_with(tx, Change { version: None, what: What::NodeRemoved(node.clone()) });
                 let services = registry.load().services_of(&node).into_iter().cloned().collect();
+                registry.publish_with(tx, Change { version: None, what: What::NodeRemoved(node) });
                 Ok(RemovedNode { services })
             })
             .await

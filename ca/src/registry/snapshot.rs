@@ -33,10 +33,8 @@ pub(crate) enum What {
     },
     /// The trust domain's own bundle.
     Bundle(Arc<TrustBundle>),
-    /// A node joined; another may have had its name until then.
-    NodeJoined {
-        node: Arc<Node>,
-    },
+    /// A node joined; another one may have had its name until then.
+    NodeJoined(Arc<Node>),
     /// Keys or refusals of a node changed.
     NodeChanged(Arc<Node>),
     NodeRemoved(Arc<Node>),
@@ -120,7 +118,7 @@ impl Snapshot {
                 }
             }
             What::Bundle(bundle) => self.bundle = bundle.clone(),
-            What::NodeJoined { node, .. } | What::NodeChanged(node) => self.put_node(node.clone()),
+            What::NodeJoined(node) | What::NodeChanged(node) => self.put_node(node.clone()),
             What::NodeRemoved(node) => self.drop_node(&node.name),
             What::InvitationOpen(invitation) => {
                 self.invitations.insert(invitation.node.clone(), invitation.clone());
@@ -281,12 +279,6 @@ impl Snapshot {
         services.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         services.dedup_by(|a, b| a.id == b.id);
         services
-    }
-
-    /// Whether that node may hold that service.
-    #[cfg(test)]
-    pub(crate) fn may_hold(&self, node: &Node, service_id: &str) -> bool {
-        self.services.get(service_id).is_some_and(|service| service.may_run_on(node))
     }
 
     /// The live nodes that may hold that service, by name.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     audit::{self, Kind},
-    fixtures::{Home, admin, from, invitation, key, name, service},
+    fixtures::{self, Home, admin, from, invitation, key, name, service},
     store::WriteError,
 };
 
@@ -21,7 +21,7 @@ fn refusal<T: std::fmt::Debug, E: std::fmt::Debug>(outcome: Result<T, WriteError
 
 async fn records(home: &Home, kind: Kind) -> usize {
     let filter = audit::Filter { kinds: vec![kind], limit: 1000, ..Default::default() };
-    audit::list(&home.opened.store, filter).await.unwrap().entries.len()
+    fixtures::list(&home.opened.store, filter).await.unwrap().entries.len()
 }
 
 async fn agrees(home: &Home) {
@@ -96,7 +96,7 @@ async fn a_live_name_is_invited_with_replace_alone() {
     // The old node goes on until the new one joins.
     assert!(registry.load().node_by_key(&key(1)).is_some());
     let joined = registry.join([2; 32], key(2), from()).await.unwrap();
-    assert_eq!(joined.replaced.unwrap().current_key, key(1));
+    assert!(!joined.retried);
     let snapshot = registry.load();
     assert!(snapshot.node_by_key(&key(1)).is_none());
     assert_eq!(snapshot.node(&name("web-1")).unwrap().labels.value("v"), Some("2"));
@@ -461,10 +461,10 @@ async fn a_mutation_is_in_the_snapshot_before_it_returns_and_after_a_restart() {
     registry.join([1; 32], key(1), from()).await.unwrap();
     assert_eq!(registry.load().version(), before.version + 1);
     let node = registry.load().node(&name("a")).unwrap().clone();
-    assert!(registry.load().may_hold(&node, &added.id));
+    assert!(registry.load().service(&added.id).unwrap().may_run_on(&node));
     let update = ServiceUpdate { placements: Some(vec![Placement::parse("b").unwrap()]), ..Default::default() };
     registry.update_service("photo".into(), update, admin()).await.unwrap();
-    assert!(!registry.load().may_hold(&node, &added.id));
+    assert!(!registry.load().service(&added.id).unwrap().may_run_on(&node));
     assert!(registry.load().services_of(&node).is_empty());
     let position = registry.load().position();
     let home = home.stop().await.start().await;
@@ -578,7 +578,7 @@ async fn random_acts(acts: Vec<Act>) {
         keys.dedup();
         assert_eq!(keys.len(), count, "{act:?}: a key of two nodes");
     }
-    audit::verify(&home.opened.store, None).await.unwrap();
+    fixtures::verify(&home.opened.store).await.unwrap();
     let home = home.stop().await.start().await;
     assert_eq!(home.opened.registry.load().position(), position);
     agrees(&home).await;

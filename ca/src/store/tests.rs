@@ -81,7 +81,7 @@ async fn a_failing_change_harms_no_other_of_its_group() {
         *outcomes.entry(outcome).or_insert(0) += 1;
     }
     assert_eq!(outcomes, BTreeMap::from([("done", 70), ("refused", 10), ("failed", 20)]));
-    let verified = audit::verify(store, None).await.unwrap();
+    let verified = fixtures::verify(store).await.unwrap();
     assert_eq!(verified.head.seq, before + 140, "two records for each that was done, none of the others");
 }
 
@@ -170,7 +170,7 @@ async fn f03_a_full_disk_fails_the_group_and_recovers_by_itself() {
     assert!(store.health().1.is_none(), "a full disk is not the end");
     limit("1000000").await.unwrap();
     assert_eq!(store.record_group(big()).await.unwrap().len(), 400);
-    assert_eq!(audit::verify(store, None).await.unwrap().head.seq, before.seq + 400);
+    assert_eq!(fixtures::verify(store).await.unwrap().head.seq, before.seq + 400);
 }
 
 #[test]
@@ -431,7 +431,7 @@ async fn a_restored_copy_starts_a_new_epoch() {
     assert_ne!(epoch, next);
     let home = home.stop().await.start().await;
     assert_eq!(*home.opened.registry.load().epoch(), next, "only once");
-    let page = audit::list(
+    let page = fixtures::list(
         &home.opened.store,
         audit::Filter { kinds: vec![Kind::EpochStarted], limit: 9, ..Default::default() },
     );
@@ -522,7 +522,7 @@ async fn records_per_second() {
     let took = clock.boot() - began;
     let count = callers * calls * items;
     println!("{count} records in {took:?}: {:.0} a second", count as f64 / took.as_secs_f64());
-    audit::verify(&home.opened.store, None).await.unwrap();
+    fixtures::verify(&home.opened.store).await.unwrap();
 }
 
 use self::{position::Noted, sqlite::Fault};

@@ -232,7 +232,7 @@ impl Rig {
     /// How many records of this kind the audit log has.
     pub(super) async fn records(&self, kind: crate::audit::Kind) -> usize {
         let filter = crate::audit::Filter { kinds: vec![kind], limit: 1000, ..Default::default() };
-        crate::audit::list(&self.opened.store, filter).await.unwrap().entries.len()
+        crate::fixtures::list(&self.opened.store, filter).await.unwrap().entries.len()
     }
 }
 
