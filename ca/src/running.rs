@@ -268,6 +268,8 @@ impl Parts {
     /// Waits for the word to stop, or for what must not happen; then ends everything in order.
     async fn supervise(mut self, opened: Opened, failed: watch::Sender<Option<Arc<str>>>) -> usize {
         let reason = tokio::select! {
+            // First: when asked to stop, the parts end by themselves as they should.
+            biased;
             () = self.front_stop.cancelled() => None,
             reason = opened.store.failed() => Some(reason.to_string()),
             Some(ended) = self.front.join_next() => Some(match ended {
