@@ -11,6 +11,8 @@
 
 mod authority;
 mod cpu;
+mod der;
+mod frame;
 pub(crate) mod jwt;
 mod own_key;
 mod public_key;
@@ -21,7 +23,7 @@ mod tbs;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, future, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::{digest, rand};
 use bonafide_ca_api::NodeName;
@@ -40,7 +42,7 @@ pub(crate) use self::{
 };
 use self::{cpu::CpuPool, jwt::JwtRequest, tbs::TbsBuilder};
 use crate::{
-    audit::{Record, Who},
+    audit::{SvidKind, Who},
     authority::{Authorities, SigningError},
     clock_guard::{ClockGuard, ClockRefusal},
     store::{Recorded, Store, StoreError},
@@ -162,45 +164,17 @@ impl Issuer {
     ) -> Result<Vec<Result<IssuedSvid, IssueError>>, IssueError> {
         let at = self.time()?;
         let authority = self.authority()?;
-        let cpu = &self.shared.cpu;
-
-        let who = recipient.who.clone();
-        let node = recipient.node.cloned();
-        let prepared = cpu
-            .map(requests, move |requests: Vec<LeafRequest>| {
-                let recipient = Recipient { who: &who, node: node.as_ref() };
-                prepare_all(requests, &authority, at, recipient)
-            })
-            .await?;
-
-        let mut places = Vec::with_capacity(prepared.len());
-        let mut records = Vec::with_capacity(prepared.len());
-        let mut checked = Vec::with_capacity(prepared.len());
-        for one in prepared {
-            places.push(one.map(|(tbs, record)| {
-                records.push(record);
-                checked.push(tbs);
-            }));
+        let (who, node) = (recipient.who.clone(), recipient.node.cloned());
+        let store = self.shared.store.clone();
+        let parts = self.shared.cpu.run(requests, move |requests| {
+            let recipient = Recipient { who: &who, node: node.as_ref() };
+            sign_part(requests, &authority, at, recipient, &store)
+        });
+        let mut issued = Vec::new();
+        for part in parts.await? {
+            issued.extend(part?.release().await?);
         }
-        if checked.is_empty() {
-            return Ok(places.into_iter().map(|place| place.and(Err(IssueError::ForeignRecord))).collect());
-        }
-        // Queued here, written while the signatures are made.
-        let durable = self.shared.store.record_group(records);
-        let signed =
-            cpu.map(checked, |checked: Vec<CheckedTbs>| Ok(checked.into_iter().map(CheckedTbs::sign).collect()));
-        let (recorded, signed) = tokio::join!(durable, signed);
-        let mut released = recorded?
-            .into_iter()
-            .zip(signed?)
-            .map(|(recorded, signed): (Recorded, Result<UnreleasedSvid, IssueError>)| signed?.release(recorded));
-        Ok(places
-            .into_iter()
-            .map(|place| match place {
-                Ok(()) => released.next().unwrap_or(Err(IssueError::ForeignRecord)),
-                Err(refused) => Err(refused),
-            })
-            .collect())
+        Ok(issued)
     }
 
     /// Issues one leaf.
@@ -232,14 +206,10 @@ impl Issuer {
     async fn issue_token(&self, who: &Who, node: &NodeName, request: JwtRequest) -> Result<IssuedJwt, IssueError> {
         let at = self.time()?;
         let checked = jwt::prepare(request, self.shared.authorities.current(), at)?;
+        // Queued here, written while the signature is made.
         let durable = self.shared.store.record_group(vec![checked.record(who, node)]);
-        let signed = self
-            .shared
-            .cpu
-            .map(vec![checked], |checked: Vec<_>| Ok(checked.into_iter().map(jwt::CheckedJwt::sign).collect()));
-        let (recorded, signed) = tokio::join!(durable, signed);
-        let recorded = recorded?.pop().ok_or(IssueError::ForeignRecord)?;
-        signed?.pop().unwrap_or(Err(IssueError::ForeignRecord))?.release(recorded)
+        let signed = checked.sign()?;
+        signed.release(durable.await?.pop().ok_or(IssueError::ForeignRecord)?)
     }
 
     /// Wakes when the keys that sign, or the bundle, have changed.
@@ -261,26 +231,72 @@ fn prepare(
     let validity = Validity::of(request.ttl(), at, authority.facts())
         .ok_or(IssueError::AuthorityTooShort { not_after: authority.facts().not_after(), at })?;
     let serial = new_serial()?;
-    let bytes = builder.build(&request, validity, serial)?;
+    let framed = authority.frames().fill(&request, validity, &serial);
+    let is_framed = framed.is_some();
+    let bytes = match framed {
+        Some(bytes) => bytes,
+        None => {
+            let bytes = builder.build(&request, validity, serial)?;
+            rules::check_as_verifier(&bytes, &request)?;
+            bytes
+        }
+    };
     rules::check(&bytes, &request, validity, authority.facts(), at)?;
+    // Nodes and this CA itself ask rarely, each for names of its own.
+    if !is_framed && request.kind() == SvidKind::Service {
+        authority.frames().keep(&request, &bytes);
+    }
     Ok(CheckedTbs { hash: sha256(&bytes), bytes, serial, request, validity, authority: Arc::clone(authority) })
 }
 
-type Prepared = Result<(CheckedTbs, Record), IssueError>;
+/// Leaves that are signed, while their records are being written.
+struct SignedPart {
+    durable: Pin<Box<dyn Future<Output = Result<Vec<Recorded>, StoreError>> + Send>>,
+    /// In the order of the records.
+    signed: Vec<Result<UnreleasedSvid, IssueError>>,
+    /// In the order of the requests: what was signed, or why it was not.
+    places: Vec<Result<(), IssueError>>,
+}
 
-fn prepare_all(
+/// Checks each request, queues the records of those that may be signed, and signs while they are being written. Keeps a core busy.
+fn sign_part(
     requests: Vec<LeafRequest>,
     authority: &Arc<IssuingAuthority>,
     at: Timestamp,
     recipient: Recipient<'_>,
-) -> Result<Vec<Prepared>, IssueError> {
+    store: &Store,
+) -> Result<SignedPart, IssueError> {
     let builder = TbsBuilder::new(authority.facts())?;
-    let prepare_one = |request| {
-        let checked = prepare(&builder, request, authority, at)?;
-        let record = checked.record(recipient);
-        Ok((checked, record))
+    let mut records = Vec::with_capacity(requests.len());
+    let mut checked = Vec::with_capacity(requests.len());
+    let places = requests
+        .into_iter()
+        .map(|request| {
+            let tbs = prepare(&builder, request, authority, at)?;
+            records.push(tbs.record(recipient));
+            checked.push(tbs);
+            Ok(())
+        })
+        .collect();
+    let durable: Pin<Box<dyn Future<Output = _> + Send>> = if records.is_empty() {
+        Box::pin(future::ready(Ok(Vec::new())))
+    } else {
+        Box::pin(store.record_group(records))
     };
-    Ok(requests.into_iter().map(prepare_one).collect())
+    let signed = checked.into_iter().map(CheckedTbs::sign).collect();
+    Ok(SignedPart { durable, signed, places })
+}
+
+impl SignedPart {
+    /// Waits for the records, and lets go what was signed, each against the proof of its own.
+    async fn release(self) -> Result<Vec<Result<IssuedSvid, IssueError>>, IssueError> {
+        let mut released =
+            self.durable.await?.into_iter().zip(self.signed).map(|(recorded, signed)| signed?.release(recorded));
+        let take = |place: Result<(), IssueError>| {
+            place.and_then(|()| released.next().unwrap_or(Err(IssueError::ForeignRecord)))
+        };
+        Ok(self.places.into_iter().map(take).collect())
+    }
 }
 
 /// Tells what a person must look at, once.

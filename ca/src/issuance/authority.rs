@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bonafide_verifier::{clock::Timestamp, spiffe::TrustDomain};
 use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
 
+use super::frame::Frames;
 use crate::authority::Signing;
 
 /// The keys that sign now, with what was read from the issuing certificate. One is made each time they change.
 pub(crate) struct IssuingAuthority {
     signing: Arc<Signing>,
     facts: IssuerFacts,
+    frames: Frames,
 }
 
 impl IssuingAuthority {
@@ -18,11 +20,16 @@ impl IssuingAuthority {
     /// The issuing certificate lacks what a leaf needs of it.
     pub(crate) fn new(signing: Arc<Signing>, trust_domain: &TrustDomain) -> Result<Self, AuthorityError> {
         let facts = IssuerFacts::from_certificate(signing.issuing.certificate(), trust_domain)?;
-        Ok(Self { signing, facts })
+        Ok(Self { signing, facts, frames: Frames::new() })
     }
 
     pub(crate) fn signing(&self) -> &Arc<Signing> {
         &self.signing
+    }
+
+    /// The frames of leaves that it has signed.
+    pub(super) fn frames(&self) -> &Frames {
+        &self.frames
     }
 
     pub(crate) fn facts(&self) -> &IssuerFacts {

@@ -20,48 +20,42 @@ impl CpuPool {
         Self { slots: Arc::new(Semaphore::new(width)), width }
     }
 
-    /// Runs `work` on `items`, cut into parts; gives the results in the order of the items. `work` must give one result
-    /// for each item, in their order.
+    /// Cuts `items` into parts and runs `work` on each; gives the results in the order of the parts.
     ///
-    /// Few items are worked on here and now: less than the way to another thread and back costs. Waits for a free core
-    /// otherwise; dropping the future lets parts that have begun run to their end, unseen.
+    /// Few items are one part, which is worked on here and now: that takes less than the way to another thread and back. More wait
+    /// for free cores; dropping the future lets parts that have begun run to their end, unseen.
     ///
     /// # Errors
-    /// A part failed, or panicked.
-    pub(super) async fn map<T, R, F>(&self, mut items: Vec<T>, work: F) -> Result<Vec<R>, IssueError>
+    /// A part panicked.
+    pub(super) async fn run<T, R, F>(&self, mut items: Vec<T>, work: F) -> Result<Vec<R>, IssueError>
     where
         T: Send + 'static,
         R: Send + 'static,
-        F: Fn(Vec<T>) -> Result<Vec<R>, IssueError> + Send + Sync + 'static,
+        F: Fn(Vec<T>) -> R + Send + Sync + 'static,
     {
         if items.len() <= AT_ONCE {
-            return work(items);
+            return Ok(vec![work(items)]);
         }
-        let total = items.len();
-        let part = total.div_ceil(self.width).max(AT_ONCE);
+        let size = items.len().div_ceil(self.width).max(AT_ONCE);
         let work = Arc::new(work);
         let mut running = Vec::with_capacity(self.width);
         while !items.is_empty() {
-            let rest = items.split_off(part.min(items.len()));
-            let part_of_items = std::mem::replace(&mut items, rest);
+            let rest = items.split_off(size.min(items.len()));
+            let part = std::mem::replace(&mut items, rest);
             let work = Arc::clone(&work);
             let slots = Arc::clone(&self.slots);
             running.push(async move {
                 // The semaphore is never closed; if it were, the part would run without a slot.
                 let slot = slots.acquire_owned().await;
                 tokio::task::spawn_blocking(move || {
-                    let results = work(part_of_items);
+                    let result = work(part);
                     drop(slot);
-                    results
+                    result
                 })
                 .await
             });
         }
-        let mut results = Vec::with_capacity(total);
-        for part in join_all(running).await {
-            results.extend(part.map_err(|_| IssueError::Thread)??);
-        }
-        if results.len() == total { Ok(results) } else { Err(IssueError::Thread) }
+        join_all(running).await.into_iter().map(|part| part.map_err(|_| IssueError::Thread)).collect()
     }
 }
 
@@ -92,24 +86,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn results_keep_the_order_of_the_items() {
+    async fn parts_keep_the_order_of_the_items_and_lose_none() {
         for count in [0, 1, 4, 5, 8, 100, 1000] {
             let items: Vec<usize> = (0..count).collect();
-            let doubled = CpuPool::over_all_cores()
-                .map(items, |items| Ok(items.into_iter().map(|item| item * 2).collect()))
-                .await
-                .unwrap();
-            assert_eq!(doubled, (0..count).map(|item| item * 2).collect::<Vec<_>>());
+            let pool = CpuPool::over_all_cores();
+            let parts: Vec<Vec<usize>> =
+                pool.run(items, |items| items.into_iter().map(|item| item * 2).collect()).await.unwrap();
+            assert_eq!(parts.concat(), (0..count).map(|item| item * 2).collect::<Vec<_>>());
+            assert!(parts.len() <= pool.width.max(1));
         }
     }
 
     #[tokio::test]
-    async fn a_part_that_panics_or_loses_items_is_an_error() {
+    async fn a_part_that_panics_is_an_error_and_frees_its_core() {
         let pool = CpuPool::over_all_cores();
-        let panics: Result<Vec<u8>, _> = pool.map(vec![0u8; 100], |_| panic!("in a test")).await;
-        assert!(matches!(panics, Err(IssueError::Thread)));
-        let loses = pool.map(vec![0u8; 100], |items: Vec<u8>| Ok(items.into_iter().skip(1).collect())).await;
-        assert!(matches!(loses, Err(IssueError::Thread)));
-        assert_eq!(pool.map(vec![7u8; 100], Ok).await.unwrap(), vec![7; 100]);
+        for _ in 0..100 {
+            let panics: Result<Vec<()>, _> = pool.run(vec![0u8; 100], |_| panic!("in a test")).await;
+            assert!(matches!(panics, Err(IssueError::Thread)));
+        }
+        assert_eq!(pool.run(vec![7u8; 100], |items| items).await.unwrap().concat(), vec![7; 100]);
     }
 }

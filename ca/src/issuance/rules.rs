@@ -1,13 +1,12 @@
 //! The profile of the leaves that this CA signs, one rule a file, each with its source.
 //!
 //! [`check`] runs every rule on the exact bytes that are about to be signed, against what was asked for and against the
-//! certificate of the authority that will sign. The bytes are read here by another program (x509-parser) than the one
-//! that wrote them (rcgen), so that a fault in either shows before there is a signature.
+//! certificate of the authority that will sign. The bytes are framed by a strict reader and compared byte for byte wherever one
+//! encoding is right; the last rule has the verifier read them with x509-parser. Neither is the program that wrote them (rcgen),
+//! so that a fault in one of the three shows before there is a signature.
 
 mod basic_constraints;
-mod der;
 mod dns_names;
-mod encoding;
 mod extended_key_usage;
 mod extensions;
 mod issuer_name;
@@ -24,17 +23,15 @@ mod subject_alternative_name;
 mod tests;
 mod validity;
 mod verifier_profile;
+mod version;
+
+use std::ops::Range;
 
 use bonafide_verifier::clock::Timestamp;
-use x509_parser::{
-    asn1_rs::Oid,
-    certificate::{TbsCertificate, TbsCertificateParser},
-    extensions::X509Extension,
-    nom::Parser,
-};
 
 use super::{
     authority::IssuerFacts,
+    der::{self, BOOLEAN, Element, Elements, INTEGER, NotDer, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, UTC_TIME},
     request::{LeafRequest, Validity},
 };
 
@@ -53,7 +50,7 @@ type Finding = String;
 /// The to-be-signed bytes as they read, beside what they should say.
 struct Candidate<'a> {
     bytes: &'a [u8],
-    tbs: TbsCertificate<'a>,
+    tbs: Tbs<'a>,
     request: &'a LeafRequest,
     validity: Validity,
     issuer: &'a IssuerFacts,
@@ -61,13 +58,57 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// The extension with this identifier, if there is exactly one.
-    fn extension(&self, oid: &Oid<'_>) -> Result<&X509Extension<'a>, Finding> {
-        match self.tbs.get_extension_unique(oid) {
-            Ok(Some(extension)) => Ok(extension),
-            Ok(None) => Err(format!("the extension {oid} is missing")),
-            Err(_) => Err(format!("the extension {oid} stands there more than once")),
+    /// The content of the extension with this identifier.
+    fn extension(&self, id: &[u8]) -> Result<&'a [u8], Finding> {
+        let found = self.tbs.extensions.iter().find(|extension| extension.id == id);
+        found.map(|extension| extension.value).ok_or_else(|| format!("the extension {id:02x?} is missing"))
+    }
+}
+
+/// The parts of a TBSCertificate of version 3 without unique identifiers (RFC 5280 §4.1).
+struct Tbs<'a> {
+    version: Element<'a>,
+    serial: Element<'a>,
+    signature: Element<'a>,
+    issuer: Element<'a>,
+    validity: Element<'a>,
+    subject: Element<'a>,
+    public_key: Element<'a>,
+    extensions: Vec<Extension<'a>>,
+}
+
+/// An extension: its identifier without tag and length, and what stands in its OCTET STRING.
+struct Extension<'a> {
+    id: &'a [u8],
+    critical: bool,
+    value: &'a [u8],
+}
+
+impl<'a> Tbs<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, NotDer> {
+        let mut parts = Elements::of(der::only(bytes, SEQUENCE)?.content);
+        let (version, serial) = (parts.next_of(VERSION)?, parts.next_of(INTEGER)?);
+        let (signature, issuer) = (parts.next_of(SEQUENCE)?, parts.next_of(SEQUENCE)?);
+        let (validity, subject) = (parts.next_of(SEQUENCE)?, parts.next_of(SEQUENCE)?);
+        let (public_key, extensions) = (parts.next_of(SEQUENCE)?, parts.next_of(EXTENSIONS)?);
+        parts.end()?;
+        let mut each = Elements::of(der::only(extensions.content, SEQUENCE)?.content);
+        let mut extensions = Vec::with_capacity(MAX_EXTENSIONS);
+        while !each.is_empty() && extensions.len() < MAX_EXTENSIONS {
+            let mut parts = Elements::of(each.next_of(SEQUENCE)?.content);
+            let id = parts.next_of(OBJECT_IDENTIFIER)?.content;
+            let critical = match parts.next_if(BOOLEAN)? {
+                None => false,
+                // What is FALSE is not written, and TRUE is one byte (X.690 §11.1, §11.5).
+                Some(Element { content: [0xff], .. }) => true,
+                Some(_) => return Err(NotDer),
+            };
+            let value = parts.next_of(OCTET_STRING)?.content;
+            parts.end()?;
+            extensions.push(Extension { id, critical, value });
         }
+        each.end()?;
+        Ok(Self { version, serial, signature, issuer, validity, subject, public_key, extensions })
     }
 }
 
@@ -94,18 +135,11 @@ pub(super) fn check(
     issuer: &IssuerFacts,
     at: Timestamp,
 ) -> Result<(), RuleViolation> {
-    let unreadable = |finding: &str| RuleViolation {
+    let tbs = Tbs::read(bytes).map_err(|NotDer| RuleViolation {
         rule: "readable",
-        source_of_rule: "RFC 5280 §4.1",
-        finding: finding.to_owned(),
-    };
-    let (rest, tbs) = TbsCertificateParser::new()
-        .with_deep_parse_extensions(false)
-        .parse(bytes)
-        .map_err(|_| unreadable("the bytes are no TBSCertificate"))?;
-    if !rest.is_empty() {
-        return Err(unreadable("there are bytes behind the TBSCertificate"));
-    }
+        source_of_rule: "RFC 5280 §4.1, §4.1.2.8, X.690 §10.1, §11.1",
+        finding: "the bytes are not the one encoding of a TBSCertificate of a leaf".to_owned(),
+    })?;
     let candidate = Candidate { bytes, tbs, request, validity, issuer, at };
     for rule in RULES {
         (rule.check)(&candidate).map_err(|finding| RuleViolation {
@@ -117,11 +151,55 @@ pub(super) fn check(
     Ok(())
 }
 
+/// Has the verifier read the bytes: it would take such a leaf. Done where the bytes come from rcgen; what a
+/// [frame](super::frame) makes of them differs in values that the other rules compare byte for byte.
+///
+/// # Errors
+/// What the verifier would say.
+pub(super) fn check_as_verifier(bytes: &[u8], request: &LeafRequest) -> Result<(), RuleViolation> {
+    verifier_profile::check(bytes, request).map_err(|finding| RuleViolation {
+        rule: verifier_profile::NAME,
+        source_of_rule: verifier_profile::SOURCE,
+        finding,
+    })
+}
+
+/// Where in the to-be-signed bytes of a leaf those values stand that differ from one leaf of an identity to the next.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Places {
+    pub(super) serial: Range<usize>,
+    pub(super) not_before: Range<usize>,
+    pub(super) not_after: Range<usize>,
+    /// The whole SubjectPublicKeyInfo.
+    pub(super) public_key: Range<usize>,
+    pub(super) subject_key_id: Range<usize>,
+}
+
+impl Places {
+    /// `None` if the bytes are no leaf.
+    pub(super) fn find(bytes: &[u8]) -> Option<Self> {
+        let tbs = Tbs::read(bytes).ok()?;
+        let mut times = Elements::of(tbs.validity.content);
+        let subject_key_id = tbs.extensions.iter().find(|extension| extension.id == SUBJECT_KEY_IDENTIFIER)?;
+        // Each is a part of `bytes`, so that their addresses tell where.
+        let place = |part: &[u8]| {
+            let start = part.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
+            Some(start..start + part.len())
+        };
+        Some(Self {
+            serial: place(tbs.serial.content)?,
+            not_before: place(times.next_of(UTC_TIME).ok()?.content)?,
+            not_after: place(times.next_of(UTC_TIME).ok()?.content)?,
+            public_key: place(tbs.public_key.whole)?,
+            subject_key_id: place(der::only(subject_key_id.value, OCTET_STRING).ok()?.content)?,
+        })
+    }
+}
+
 /// Every rule, in the order in which they run.
 pub(crate) static RULES: &[Rule] = &[
     size::RULE,
-    der::RULE,
-    encoding::RULE,
+    version::RULE,
     serial_number::RULE,
     signature_algorithm::RULE,
     issuer_name::RULE,
@@ -136,5 +214,19 @@ pub(crate) static RULES: &[Rule] = &[
     spiffe_id::RULE,
     dns_names::RULE,
     key_identifiers::RULE,
-    verifier_profile::RULE,
 ];
+
+/// [0], which holds the version.
+const VERSION: u8 = 0xa0;
+/// [3], which holds the extensions.
+const EXTENSIONS: u8 = 0xa3;
+/// More than a leaf has: the rest need not be read to refuse it.
+const MAX_EXTENSIONS: usize = 16;
+
+// Identifiers of extensions: 2.5.29 and a number (RFC 5280 §4.2.1).
+const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 14];
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 17];
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 35];
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];

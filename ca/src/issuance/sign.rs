@@ -2,11 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use x509_parser::{certificate::X509CertificateParser, nom::Parser};
-
 use super::{
     IssueError, Recipient,
     authority::IssuingAuthority,
+    der::{self, BIT_STRING, Elements, NotDer, SEQUENCE},
     request::{LeafRequest, SERIAL_LENGTH, Validity},
 };
 use crate::{
@@ -133,26 +132,26 @@ pub(super) fn assemble(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
     })
 }
 
-/// The certificate, read by another program than the one that wrote it, holds the checked bytes and this signature, names
-/// the same algorithm outside as inside, and ends there.
+/// The certificate, read by another program than the one that wrote it, holds the checked bytes, names the same algorithm
+/// outside as inside, holds this signature, and ends there.
 pub(super) fn read_again(certificate: &[u8], tbs: &[u8], signature: &[u8]) -> Result<(), IssueError> {
-    let (rest, parsed) = X509CertificateParser::new()
-        .with_deep_parse_extensions(false)
-        .parse(certificate)
-        .map_err(|_| IssueError::ReadAgain)?;
-    // The parser takes any tag for that of an object identifier; what was written is known byte for byte.
-    let algorithm = certificate
-        .strip_suffix(signature)
-        .and_then(|before| before.strip_suffix(&[0x03, u8::try_from(signature.len() + 1).ok()?, 0x00]))
-        .is_some_and(|before| before.ends_with(&ECDSA_WITH_SHA256));
-    let same = rest.is_empty()
-        && algorithm
-        && parsed.tbs_certificate.as_ref() == tbs
-        && parsed.signature_algorithm == parsed.tbs_certificate.signature
-        && parsed.signature_value.unused_bits == 0
-        && &*parsed.signature_value.data == signature;
-    if same { Ok(()) } else { Err(IssueError::ReadAgain) }
+    let parts = || {
+        let mut parts = Elements::of(der::only(certificate, SEQUENCE)?.content);
+        let (signed, algorithm) = (parts.next_of(SEQUENCE)?, parts.next_of(SEQUENCE)?);
+        let value = parts.next_of(BIT_STRING)?;
+        parts.end()?;
+        Ok::<_, NotDer>((signed.whole, algorithm.whole, value.content))
+    };
+    match parts() {
+        // The first byte of a BIT STRING tells how many bits are not used: none.
+        Ok((signed, algorithm, [0, value @ ..]))
+            if signed == tbs && algorithm == ECDSA_WITH_SHA256 && value == signature =>
+        {
+            Ok(())
+        }
+        Ok(_) | Err(NotDer) => Err(IssueError::ReadAgain),
+    }
 }
 
 /// SEQUENCE { ecdsa-with-SHA256 } (RFC 5758 §3.2).
-const ECDSA_WITH_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+pub(super) const ECDSA_WITH_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];

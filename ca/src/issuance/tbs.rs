@@ -71,7 +71,7 @@ pub(super) fn parameters(
     Ok(parameters)
 }
 
-fn date_time(unix_seconds: i64) -> Result<OffsetDateTime, IssueError> {
+pub(super) fn date_time(unix_seconds: i64) -> Result<OffsetDateTime, IssueError> {
     OffsetDateTime::from_unix_timestamp(unix_seconds).map_err(|_| IssueError::Time { unix_seconds })
 }
 

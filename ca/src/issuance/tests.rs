@@ -233,3 +233,26 @@ async fn a_failed_signature_or_a_changed_byte_is_found_when_the_certificate_is_r
     assert!(sign::read_again(&[good.as_slice(), &[0]].concat(), &bytes, &signature).is_err(), "a byte behind");
     assert!(sign::read_again(&good, &bytes, &[0x30, 0]).is_err(), "another signature");
 }
+
+/// A frame saves work and changes nothing: but for its five values a leaf from a frame is the leaf that rcgen writes.
+#[tokio::test]
+async fn a_leaf_from_a_frame_is_what_rcgen_would_write() {
+    let bench = Bench::new().await;
+    let authority = bench.issuer.authority().unwrap();
+    let builder = TbsBuilder::new(authority.facts()).unwrap();
+    for dns_names in [&[][..], &["a.example.org"], &["a.example.org", "b.example.org"]] {
+        let first = prepare(&builder, request_with("photo", dns_names), &authority, bench.clock.now()).unwrap();
+        assert_eq!(first.bytes, builder.build(&first.request, first.validity, first.serial).unwrap());
+        bench.clock.advance(Duration::from_secs(86_399));
+        let again = prepare(&builder, request_with("photo", dns_names), &authority, bench.clock.now()).unwrap();
+        let framed = authority.frames().fill(&again.request, again.validity, &again.serial).expect("a frame");
+        assert_eq!(again.bytes, framed);
+        assert_eq!(again.bytes, builder.build(&again.request, again.validity, again.serial).unwrap());
+        assert_ne!((first.serial, first.hash), (again.serial, again.hash));
+    }
+    assert!(authority.frames().fill(&request("other"), bench.checked().validity, &[0x41; 16]).is_none());
+    // A year that UTCTime cannot hold does not fit into a frame.
+    let far = Timestamp::from_unix_seconds(2_600_000_000);
+    let validity = Validity { not_before: far, not_after: far };
+    assert!(authority.frames().fill(&request("photo"), validity, &[0x41; 16]).is_none());
+}

@@ -1,8 +1,6 @@
 //! A leaf is no authority.
 
-use x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
-
-use super::{Candidate, Finding, Rule};
+use super::{BASIC_CONSTRAINTS, Candidate, Finding, Rule};
 
 pub(super) const RULE: Rule =
     Rule { name: "basic-constraints", source: "X509-SVID §4.1 (X509-16), RFC 5280 §4.2.1.9", check };
@@ -11,7 +9,7 @@ pub(super) const RULE: Rule =
 const NOT_AN_AUTHORITY: [u8; 2] = [0x30, 0x00];
 
 fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
-    if candidate.extension(&OID_X509_EXT_BASIC_CONSTRAINTS)?.value != NOT_AN_AUTHORITY {
+    if candidate.extension(BASIC_CONSTRAINTS)? != NOT_AN_AUTHORITY {
         return Err("says something else than cA = FALSE".to_owned());
     }
     Ok(())

@@ -1,8 +1,6 @@
 //! A service is client and server: both purposes, no other.
 
-use x509_parser::oid_registry::OID_X509_EXT_EXTENDED_KEY_USAGE;
-
-use super::{Candidate, Finding, Rule};
+use super::{Candidate, EXTENDED_KEY_USAGE, Finding, Rule};
 
 pub(super) const RULE: Rule =
     Rule { name: "extended-key-usage", source: "X509-SVID §4.4 (X509-26, X509-28), RFC 5280 §4.2.1.12", check };
@@ -14,7 +12,7 @@ const SERVER_AND_CLIENT: [u8; 22] = [
 ];
 
 fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
-    if candidate.extension(&OID_X509_EXT_EXTENDED_KEY_USAGE)?.value != SERVER_AND_CLIENT {
+    if candidate.extension(EXTENDED_KEY_USAGE)? != SERVER_AND_CLIENT {
         return Err("says something else than serverAuth and clientAuth".to_owned());
     }
     Ok(())

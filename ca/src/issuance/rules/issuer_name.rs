@@ -5,8 +5,8 @@ use super::{Candidate, Finding, Rule};
 pub(super) const RULE: Rule = Rule { name: "issuer-name", source: "RFC 5280 §4.1.2.4, §6.1.3 (a)(4)", check };
 
 fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
-    if candidate.tbs.issuer.as_raw() != candidate.issuer.subject() {
-        return Err(format!("`{}` is not the name of the authority that signs", candidate.tbs.issuer));
+    if candidate.tbs.issuer.whole != candidate.issuer.subject() {
+        return Err("is not the name of the authority that signs".to_owned());
     }
     Ok(())
 }

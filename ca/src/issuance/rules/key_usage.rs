@@ -1,8 +1,6 @@
 //! digitalSignature, and nothing else.
 
-use x509_parser::oid_registry::OID_X509_EXT_KEY_USAGE;
-
-use super::{Candidate, Finding, Rule};
+use super::{Candidate, Finding, KEY_USAGE, Rule};
 
 pub(super) const RULE: Rule =
     Rule {
@@ -13,7 +11,7 @@ pub(super) const RULE: Rule =
 const DIGITAL_SIGNATURE: [u8; 4] = [0x03, 0x02, 0x07, 0x80];
 
 fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
-    if candidate.extension(&OID_X509_EXT_KEY_USAGE)?.value != DIGITAL_SIGNATURE {
+    if candidate.extension(KEY_USAGE)? != DIGITAL_SIGNATURE {
         return Err("says something else than digitalSignature alone".to_owned());
     }
     Ok(())

@@ -6,7 +6,7 @@ use crate::issuance::request::SERIAL_LENGTH;
 pub(super) const RULE: Rule = Rule { name: "serial-number", source: "RFC 5280 §4.1.2.2", check };
 
 fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
-    let serial = candidate.tbs.raw_serial();
+    let serial = candidate.tbs.serial.content;
     if serial.len() != SERIAL_LENGTH {
         return Err(format!("{} bytes, must be {SERIAL_LENGTH}", serial.len()));
     }
