@@ -1,7 +1,7 @@
 //! The agent's side of the node API: one connection to a CA at a time, over mutual TLS as this node, to exactly
 //! `spiffe://TD/bonafide/ca`. Everything that needs the CA asks here and gets a typed answer within a bound.
 //!
-//! The connection itself is kept by [`connection`]'s driver; a request that meets the moment between two connections waits
+//! The connection itself is kept by `connection`'s driver; a request that meets the moment between two connections waits
 //! for the next one, so that a renewal of the node's SVID or the end of a credential is noticed by nobody.
 
 pub(crate) mod connection;

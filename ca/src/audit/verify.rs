@@ -6,8 +6,6 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Head;
-#[cfg(test)]
-use crate::store::Store;
 use crate::{
     authority::{Authority, AuthorityKind},
     store::{ReadOnly, Reader, TxError, rows::HeadRow},
