@@ -5,6 +5,7 @@
     allow(rustdoc::broken_intra_doc_links, reason = "the documents name what other features bring")
 )]
 
+pub mod caller;
 pub mod clock;
 #[doc(hidden)]
 pub mod fuzzing;

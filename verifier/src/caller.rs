@@ -1,0 +1,283 @@
+//! The authenticated peer of a request, whatever credential proved it.
+//!
+//! A [`Caller`] comes from an authenticator and from nowhere else. Policy, limits, records and handlers see it and never the
+//! credential, so a team moves from API keys to JWTs to mutual TLS without touching a rule.
+
+use std::{fmt, sync::Arc};
+
+use crate::{clock::Timestamp, spiffe::SpiffeId};
+
+/// Who calls: one SPIFFE ID, what it may act as, and how it proved that. Cloning is cheap; holds no secret.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caller(Arc<Facts>);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Facts {
+    id: SpiffeId,
+    granted: Roles,
+    asserted: Option<Roles>,
+    proof: Proof,
+    via: Option<SpiffeId>,
+    valid_until: Timestamp,
+}
+
+#[allow(dead_code, reason = "the authenticators that make callers come next")]
+impl Caller {
+    /// A caller without roles of its own: those of the policy's `[roles]` are found by its ID.
+    pub(crate) fn new(id: SpiffeId, proof: Proof, valid_until: Timestamp) -> Self {
+        Self(Arc::new(Facts { id, granted: Roles::default(), asserted: None, proof, via: None, valid_until }))
+    }
+
+    /// With the roles that its key's record grants. `asserted` are those its credential claims, if it is of a kind that does:
+    /// allow rules then take only what is in both.
+    #[must_use]
+    pub(crate) fn with_roles(self, granted: Roles, asserted: Option<Roles>) -> Self {
+        self.change(|facts| {
+            facts.granted = granted;
+            facts.asserted = asserted;
+        })
+    }
+
+    /// Behind a proxy that is trusted to pass requests on.
+    #[must_use]
+    pub(crate) fn with_via(self, proxy: SpiffeId) -> Self {
+        self.change(|facts| facts.via = Some(proxy))
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Facts)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// The SPIFFE ID: proven itself, or the one that the key's record names as its owner.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.0.id
+    }
+
+    /// The roles that the record of its key grants. Deny rules look at these, whatever the credential asserts.
+    #[must_use]
+    pub fn granted_roles(&self) -> &Roles {
+        &self.0.granted
+    }
+
+    /// The roles that its credential claims, if it is of a kind that does. Worth nothing alone.
+    #[must_use]
+    pub fn asserted_roles(&self) -> Option<&Roles> {
+        self.0.asserted.as_ref()
+    }
+
+    /// How it proved its ID.
+    #[must_use]
+    pub fn proof(&self) -> &Proof {
+        &self.0.proof
+    }
+
+    /// The trusted proxy that passed the request on, if one did.
+    #[must_use]
+    pub fn via(&self) -> Option<&SpiffeId> {
+        self.0.via.as_ref()
+    }
+
+    /// When its credential ends. No request and no stream is served for it after that.
+    #[must_use]
+    pub fn valid_until(&self) -> Timestamp {
+        self.0.valid_until
+    }
+}
+
+/// How a caller proved its ID: by which kind of credential, and which one.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Proof {
+    /// The kind.
+    pub kind: ProofKind,
+    /// Which: an X.509-SVID's serial number in hexadecimal, or the ID of the key that signed or is the credential. No secret.
+    pub key_id: Arc<str>,
+}
+
+/// The kinds of credentials.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ProofKind {
+    /// An X.509-SVID over mutual TLS.
+    X509Svid,
+    /// A JWT-SVID.
+    JwtSvid,
+    /// An `at+jwt` of our own token service.
+    AccessToken,
+    /// A JWT under a secret that caller and service share (HS256).
+    SharedSecret,
+    /// An API key.
+    ApiKey,
+}
+
+/// How much a kind of credential proves. Rules name the weakest that they take.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Strength {
+    /// Whoever sees it has it, for as long as the key lives.
+    ApiKey,
+    /// Whoever verifies it can forge it.
+    SharedSecret,
+    /// Signed by an authority, but whoever sees it can use it for minutes.
+    Token,
+    /// The key never leaves the node.
+    Key,
+}
+
+impl ProofKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::X509Svid, Self::JwtSvid, Self::AccessToken, Self::SharedSecret, Self::ApiKey];
+
+    /// The word for it in policies, records and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::X509Svid => "x509",
+            Self::JwtSvid => "jwt-svid",
+            Self::AccessToken => "access-token",
+            Self::SharedSecret => "shared-secret",
+            Self::ApiKey => "api-key",
+        }
+    }
+
+    /// How much it proves.
+    #[must_use]
+    pub fn strength(self) -> Strength {
+        match self {
+            Self::X509Svid => Strength::Key,
+            Self::JwtSvid | Self::AccessToken => Strength::Token,
+            Self::SharedSecret => Strength::SharedSecret,
+            Self::ApiKey => Strength::ApiKey,
+        }
+    }
+
+    /// The kind of this word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+impl fmt::Display for ProofKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The name of a role: 1 to 64 bytes of `[a-z0-9._-]`, the first a letter. Roles are a service's own words; they are compared
+/// byte for byte.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RoleName(Arc<str>);
+
+/// Why a text is no role's name.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{}` is no role: 1 to {} characters of a-z, 0-9, `.`, `_` and `-` are, the first a letter", .name.escape_debug(), RoleName::MAX_BYTES)]
+pub struct RoleNameError {
+    name: String,
+}
+
+impl RoleName {
+    /// The longest name.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(name: &str) -> Result<Self, RoleNameError> {
+        let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+        let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+        if starts && name.len() <= Self::MAX_BYTES && name.bytes().all(allowed) {
+            Ok(Self(name.into()))
+        } else {
+            Err(RoleNameError { name: name.chars().take(Self::MAX_BYTES + 1).collect() })
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A set of roles. At most [`Roles::MOST`], which whoever makes one from input holds to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+// INVARIANT: sorted, each once.
+pub struct Roles(Arc<[RoleName]>);
+
+impl Roles {
+    /// The most roles that a record grants or a token asserts.
+    pub const MOST: usize = 64;
+
+    /// Whether the role is in it.
+    #[must_use]
+    pub fn contains(&self, role: &RoleName) -> bool {
+        self.0.binary_search(role).is_ok()
+    }
+
+    /// The roles, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &RoleName> {
+        self.0.iter()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<RoleName> for Roles {
+    fn from_iter<T: IntoIterator<Item = RoleName>>(roles: T) -> Self {
+        let mut roles: Vec<_> = roles.into_iter().collect();
+        roles.sort_unstable();
+        roles.dedup();
+        Self(roles.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_roles() {
+        for (name, valid) in [
+            ("reader", true),
+            ("a", true),
+            ("a.b_c-9", true),
+            ("", false),
+            ("9a", false),
+            ("Reader", false),
+            ("rolé", false),
+            ("a b", false),
+            (&"a".repeat(64), true),
+            (&"a".repeat(65), false),
+        ] {
+            assert_eq!(RoleName::parse(name).is_ok(), valid, "{name}");
+        }
+    }
+
+    #[test]
+    fn words_of_proofs_are_read_back_and_ordered() {
+        for kind in ProofKind::ALL {
+            assert_eq!(ProofKind::parse(kind.as_str()), Some(kind));
+        }
+        let strengths = ProofKind::ALL.map(ProofKind::strength);
+        assert!(strengths.is_sorted_by(|a, b| a >= b), "{strengths:?}");
+    }
+
+    #[test]
+    fn a_set_of_roles_holds_each_once() {
+        let role = |name| RoleName::parse(name).unwrap();
+        let roles: Roles = ["b", "a", "b"].map(role).into_iter().collect();
+        assert_eq!(roles.iter().map(RoleName::as_str).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(roles.contains(&role("b")) && !roles.contains(&role("c")));
+    }
+}
