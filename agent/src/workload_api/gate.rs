@@ -12,7 +12,7 @@ use std::{
 use axum::body::Body;
 use bonafide_ca_api::{Reason, refusal};
 use bonafide_verifier::clock::Clock;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use tonic::Status;
 use tower_service::Service;
 
@@ -71,6 +71,18 @@ fn check_security_header(headers: &HeaderMap) -> Result<(), Status> {
     }
 }
 
+/// `application/grpc`, with whatever subtype or parameters; not its relative for browsers (gRPC over HTTP/2, "Requests").
+fn check_content_type(headers: &HeaderMap) -> Result<(), Status> {
+    let value = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    match value.strip_prefix(b"application/grpc").map(|rest| rest.first()) {
+        Some(None | Some(b'+' | b';' | b' ')) => Ok(()),
+        _ => {
+            let message = "this is a gRPC server: `content-type` must be `application/grpc`";
+            Err(refusal(Reason::RequestInvalid, message, None))
+        }
+    }
+}
+
 impl<S, B> Service<Request<B>> for Gate<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
@@ -85,6 +97,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Err(status) = check_content_type(request.headers()) {
+            self.metrics.workload_calls.get_or_create(&ByOutcome { outcome: Outcome::refused }).inc();
+            let mut answer = status.into_http();
+            *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
         let outcome = match self.admit(&mut request) {
             Ok(()) => Outcome::ok,
             Err(status) => {
@@ -129,6 +147,30 @@ mod tests {
             if let Err(status) = checked {
                 assert_eq!(status.code(), tonic::Code::InvalidArgument, "{requirement}");
             }
+        }
+    }
+
+    #[test]
+    fn wep_02_the_content_type_of_grpc() {
+        let cases: &[(&str, Option<&str>, bool)] = &[
+            ("plain", Some("application/grpc"), true),
+            ("with a subtype", Some("application/grpc+proto"), true),
+            ("with a parameter", Some("application/grpc;charset=utf-8"), true),
+            ("with a blank", Some("application/grpc ; charset=utf-8"), true),
+            ("none", None, false),
+            ("empty", Some(""), false),
+            ("grpc-web", Some("application/grpc-web"), false),
+            ("grpc-web with a subtype", Some("application/grpc-web+proto"), false),
+            ("JSON", Some("application/json"), false),
+            ("a form, as a browser sends it", Some("text/plain"), false),
+        ];
+        for (name, value, expected) in cases {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(CONTENT_TYPE, value.parse().unwrap());
+            }
+            let checked = check_content_type(&headers).map_err(|status| status.code());
+            assert_eq!(checked, if *expected { Ok(()) } else { Err(tonic::Code::InvalidArgument) }, "WEP-02 {name}");
         }
     }
 }

@@ -27,16 +27,20 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// HPACK: literals without indexing.
 fn headers() -> Vec<u8> {
+    headers_with(b"\0\x0a:authority\x05agent")
+}
+
+/// The same with the authority written in another way.
+fn headers_with(authority: &[u8]) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", "/SpiffeWorkloadAPI/FetchX509SVID"),
-        (":authority", "agent"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
         ("workload.spiffe.io", "true"),
     ];
-    let mut block = Vec::new();
+    let mut block = authority.to_vec();
     for (name, value) in fields {
         block.push(0);
         for text in [name, value] {
@@ -45,6 +49,43 @@ fn headers() -> Vec<u8> {
         }
     }
     block
+}
+
+/// The kind of the first frame on stream 1.
+fn answer(stream: &mut UnixStream) -> u8 {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).unwrap();
+        if head[8] == 1 {
+            return head[3];
+        }
+    }
+}
+
+/// Java's gRPC named the socket in the authority, Go's with a dialer of its own and the C core likewise with `%2F`: each got
+/// RST_STREAM for its first request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wep_02_whatever_authority_a_grpc_library_sends_is_served() {
+    let agent = start().await;
+    agent.ca.publish(vec![own("a")]);
+    let authorities: &[(&str, &[u8])] = &[
+        ("Java", b"A\x18/run/bonafide/agent.sock"),
+        ("Go with a dialer of its own, in Huffman's code", b"A\x83\x54\x58\x47"),
+        ("C core", b"@\x0a:authority\x0crun%2Fa.sock"),
+        ("Envoy with an odd name of the cluster", b"\x01\x05a||:b"),
+        ("none", b""),
+        ("as it should be", b"A\x09localhost"),
+    ];
+    for (library, authority) in authorities {
+        let mut stream = raw(&agent.socket());
+        stream.write_all(&frame(HEADERS, 4, 1, &headers_with(authority))).unwrap();
+        stream.write_all(&frame(DATA, 1, 1, &[0; 5])).unwrap();
+        let kind = tokio::task::spawn_blocking(move || answer(&mut stream)).await.unwrap();
+        assert_eq!(kind, HEADERS, "{library}: frame {kind}, of which 3 is a reset");
+    }
 }
 
 /// Writes until the other side hangs up or the flood is over, and reads nothing.
