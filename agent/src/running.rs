@@ -1,7 +1,7 @@
 //! The agent, put together: what `start` opens, in which order, and what keeps running until it is stopped.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -170,9 +170,7 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
             Given::Nothing | Given::Invitation(_) => StartError::Plan(PlanError::NotJoined.to_string()),
         });
     }
-    let path = settings.data.clone();
-    let data = blocking(move || DataDir::open(&path)).await?;
-    let data = Arc::new(data);
+    let data = Arc::new(open_data(&settings.data, &*clock).await?);
     // Before the join: what is waited for can be looked at.
     let health_server = HealthServer::bind(&data.path().join("health.sock"), settings.health_listen)
         .await
@@ -205,6 +203,7 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
     };
     if let Some(position) = view.position() {
         metrics.registry_version.set(i64::try_from(position.version).unwrap_or(i64::MAX));
+        metrics.services.set(i64::try_from(view.services().len()).unwrap_or(i64::MAX));
         health.set(Part::Sync, State::Ready, "");
     }
     let views = ViewStore::new(view);
@@ -435,6 +434,20 @@ impl Given {
     }
 }
 
+/// An agent that was killed holds its directory until the kernel has cleared it away, which may be after its successor's start.
+async fn open_data(path: &Path, clock: &dyn Clock) -> Result<DataDir, StartError> {
+    let until = clock.boot() + PREDECESSOR_GONE;
+    loop {
+        let path = path.to_path_buf();
+        match blocking(move || DataDir::open(&path)).await {
+            Err(StartError::State(StateError::InUse { .. })) if clock.boot() < until => {
+                clock.sleep_for(PREDECESSOR_GONE / 20).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Reads the invitation before anything is opened or written.
 async fn read_invitation(source: Option<JoinSource>) -> Result<Given, StartError> {
     let Some(source) = source else { return Ok(Given::Nothing) };
@@ -468,5 +481,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// How long a data directory in use is waited for.
+const PREDECESSOR_GONE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Open calls have this long to finish.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(10);

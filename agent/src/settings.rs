@@ -341,7 +341,7 @@ pub fn read_settings_file(path: &Path) -> Result<String, SettingsError> {
 /// # Errors
 /// When there is none, or it is too long.
 pub fn read_invitation(source: &JoinSource) -> Result<Zeroizing<String>, SettingsError> {
-    use std::io::Read;
+    use std::{io::Read, os::unix::fs::MetadataExt};
     let from = |origin: String, reader: &mut dyn Read| {
         let mut text = Zeroizing::new(String::with_capacity(INVITATION_LIMIT + 1));
         let read = reader.take(INVITATION_LIMIT as u64 + 1).read_to_string(&mut text);
@@ -367,6 +367,12 @@ pub fn read_invitation(source: &JoinSource) -> Result<Zeroizing<String>, Setting
                 origin: origin.clone(),
                 reason: format!("the invitation cannot be read: {error}"),
             })?;
+            if file.metadata().is_ok_and(|there| there.is_file() && there.mode() & 0o077 != 0) {
+                tracing::warn!(
+                    path = origin,
+                    "others can read the file with the invitation, and could join in this node's place"
+                );
+            }
             from(origin, &mut file)
         }
         JoinSource::Stdin => from("standard input".into(), &mut std::io::stdin().lock()),

@@ -403,6 +403,36 @@ impl Drop for Ca {
     }
 }
 
+/// Listens as systemd does to a unit with `Type=notify`.
+struct ServiceManager {
+    path: PathBuf,
+    said: std::sync::mpsc::Receiver<String>,
+}
+
+impl ServiceManager {
+    fn listen(path: PathBuf) -> Self {
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let (sender, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let lines = text(buffer.get(..length).unwrap());
+                if lines.lines().any(|line| sender.send(line.to_owned()).is_err()) {
+                    return;
+                }
+            }
+        });
+        Self { path, said }
+    }
+
+    /// All of these are said, one after the other; others may stand between.
+    fn wait_for(&self, expected: &[&str]) {
+        for wanted in expected {
+            while self.said.recv_timeout(Duration::from_secs(20)).unwrap() != *wanted {}
+        }
+    }
+}
+
 /// An agent process, ended with the test.
 struct Agent(Child);
 
@@ -441,12 +471,14 @@ fn a_whole_life_by_the_commands_of_the_readme() {
         let request = InviteNodeRequest { name: "n1".into(), ..InviteNodeRequest::default() };
         admin.invite_node(request).await.unwrap().into_inner().invitation
     });
+    let told = ServiceManager::listen(dir.join("notify"));
     // By standard input: it is in no process list and in no file.
     let socket = "socket/agent.sock";
     let start = |join: Option<&str>| {
         let mut command = program();
         command.current_dir(dir).args(["run", "--data", "data", "--socket", socket, "--runtime-dir", "kept"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("NOTIFY_SOCKET", &told.path).env("WATCHDOG_USEC", "100000");
         if join.is_some() {
             command.args(["--join-file", "-"]).stdin(Stdio::piped());
         }
@@ -461,6 +493,12 @@ fn a_whole_life_by_the_commands_of_the_readme() {
     assert_eq!(
         agent.ready_line(),
         format!("ready socket={} node=spiffe://example.org/bonafide/node/n1\n", path.display())
+    );
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(
+        (mode(path.parent().unwrap()), mode(&path)),
+        (0o755, 0o666),
+        "every user's workloads get there, whatever umask the agent keeps for itself"
     );
     let at =
         |arguments: &[&str]| program().current_dir(dir).args(arguments).args(["--socket", socket]).output().unwrap();
@@ -488,7 +526,7 @@ fn a_whole_life_by_the_commands_of_the_readme() {
     assert_eq!(code(&fetched), 0, "{}", text(&fetched.stderr));
     assert_eq!(json(&fetched)["svids"][0]["spiffe_id"], "spiffe://example.org/web");
     assert!(!text(&fetched.stdout).contains("PRIVATE KEY"), "a key is only ever written to a file");
-    let mode = |name: &str| std::fs::metadata(dir.join("out").join(name)).unwrap().permissions().mode() & 0o7777;
+    let mode = |name: &str| mode(&dir.join("out").join(name));
     assert_eq!((mode("svid.key"), mode("svid.pem"), mode("bundle.pem")), (0o600, 0o644, 0o644));
     let verdict = at_without_socket(dir, &["inspect", "out/svid.pem", "--bundle", "example.org=out/bundle.pem"]);
     assert_eq!(code(&verdict), 0, "{}", text(&verdict.stdout));
@@ -523,6 +561,7 @@ fn a_whole_life_by_the_commands_of_the_readme() {
     // F-21: drained, exit 0, nothing left behind; and a second start goes on.
     assert_eq!(agent.terminate(), Some(0));
     assert!(!path.exists() && !dir.join("data/health.sock").exists());
+    told.wait_for(&["READY=1", "WATCHDOG=1", "WATCHDOG=1", "STOPPING=1"]);
     let mut agent = start(None);
     assert!(agent.ready_line().ends_with("node=spiffe://example.org/bonafide/node/n1\n"));
     assert_eq!(code(&at(&["fetch", "x509"])), 0);

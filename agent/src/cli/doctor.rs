@@ -189,7 +189,21 @@ fn socket_file(path: &Path) -> Finding {
             format!("chmod 666 {place}"),
         );
     }
+    let closed = path.ancestors().skip(1).find(|directory| std::fs::metadata(directory).is_ok_and(is_closed));
+    if let Some(closed) = closed {
+        let closed = closed.display();
+        return warning(
+            "BF0401",
+            format!("`{closed}` is closed to other users: their workloads do not get to `{place}`"),
+            format!("chmod o+x {closed}"),
+        );
+    }
     good("BF0401", format!("`{place}` is there for every user"))
+}
+
+/// Whether others may not go through this directory.
+fn is_closed(directory: std::fs::Metadata) -> bool {
+    directory.mode() & 0o001 == 0
 }
 
 fn agent(socket: &SocketArguments, findings: &mut Vec<Finding>) {

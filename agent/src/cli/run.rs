@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io::Write, sync::Arc};
 
-use bonafide_verifier::clock::SystemClock;
+use bonafide_verifier::clock::{Clock, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -54,18 +54,22 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         }
     };
     tokio::pin!(asked);
-    let starting = start(settings, Arc::new(SystemClock));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let starting = start(settings, Arc::clone(&clock));
     let running = tokio::select! {
         started = starting => started.map_err(from_start)?,
         _ = &mut asked => return Ok(()),
     };
     let mut announced = false;
+    let alive = say_alive(&*clock);
+    tokio::pin!(alive);
     loop {
         tokio::select! {
             how = running.ready(), if !announced => {
                 announce(&how);
                 announced = true;
             }
+            () = &mut alive => {}
             how = running.ended() => return how.map_err(from_end),
             signal = &mut asked => {
                 tracing::info!(signal, "stopping");
@@ -87,6 +91,18 @@ fn announce(ready: &Ready) {
     // Nobody reading is no reason to stop serving.
     let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&ready.node)]);
+}
+
+/// Tells systemd that this agent is alive, twice in the time it allows (`WatchdogSec=`); only if a thread that serves workloads
+/// takes up work. Never ends.
+async fn say_alive(clock: &dyn Clock) {
+    let Some(allowed) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    loop {
+        if tokio::spawn(async {}).await.is_ok() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+        clock.sleep_for(allowed / 2).await;
+    }
 }
 
 fn start_log(settings: &Settings) {
@@ -142,4 +158,4 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 const READY_LINE: &str = "When the agent serves, it prints one line on standard output, `ready socket=PATH node=SPIFFE-ID`, and tells \
-systemd READY=1. It logs on standard error. Health and metrics are on DATA/health.sock: /livez /readyz /readyz/PART /metrics.";
+systemd READY=1 (with WatchdogSec= also that it is alive). It logs on standard error. Health and metrics are on DATA/health.sock: /livez /readyz /readyz/PART /metrics.";

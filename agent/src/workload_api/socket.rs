@@ -85,11 +85,7 @@ impl Socket {
             move |source| BindError::Io { doing, path, source }
         };
         let directory = path.parent().unwrap_or(Path::new("/"));
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)
-            .map_err(io("create the directory", directory))?;
+        create_open_directory(directory).map_err(io("create the directory", directory))?;
         check_directory(directory)?;
         check_free(path)?;
         match std::fs::remove_file(&aside) {
@@ -121,6 +117,22 @@ impl Drop for Socket {
         if self.is_in_place() {
             drop(std::fs::remove_file(&self.path));
         }
+    }
+}
+
+/// Every workload must get through, whatever this process's umask: each directory that is not there is made with 0755.
+fn create_open_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        create_open_directory(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o755).create(directory) {
+        Ok(()) => std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)),
+        // Somebody else made it meanwhile; what it is is looked at next.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

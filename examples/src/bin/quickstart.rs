@@ -7,7 +7,8 @@
 
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output, Stdio},
     sync::{
@@ -113,7 +114,6 @@ impl Demo {
         let mut runtime = tempfile::Builder::new();
         runtime.prefix("bonafide-state-");
         let runtime = if memory.is_dir() { runtime.tempdir_in(memory) } else { runtime.tempdir() }?;
-        fs::DirBuilder::new().mode(0o755).create(dir.path().join("run"))?;
         fs::DirBuilder::new().mode(0o755).create(dir.path().join("bin"))?;
         Ok(Self {
             programs,
@@ -151,7 +151,8 @@ impl Demo {
         let invitation = self.path("invitation");
         let invite = self.ca_command(&["node", "invite", "laptop"]);
         let output = succeed(invite)?;
-        fs::write(&invitation, &output.stdout)?;
+        let mut secret = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&invitation)?;
+        secret.write_all(&output.stdout)?;
         say(&format!("the invitation, {} characters, goes to the agent", output.stdout.trim_ascii().len()));
         self.run_agent(Some(&invitation))?;
         Ok(())
@@ -184,16 +185,12 @@ impl Demo {
             ("web", self.programs.web.clone()),
             ("photo", self.programs.photo.clone()),
             ("batch", self.path("bin/batch")),
-            ("report", self.programs.agent.clone()),
         ];
         for (name, program) in programs {
             let path = format!("unix:path:{}", fs::canonicalize(program)?.display());
             let arguments =
                 ["service", "add", name, "--selector", &user, "--selector", &path, "--on", "laptop", "--ttl", TTL];
-            // `report` comes later: until then the agent's own hand tools have no identity.
-            if name != "report" {
-                succeed(self.ca_command(&arguments))?;
-            }
+            succeed(self.ca_command(&arguments))?;
         }
         Ok(())
     }
