@@ -6,6 +6,7 @@
 mod attest;
 pub mod ca_client;
 pub mod cli;
+mod exact_codec;
 #[doc(hidden)]
 pub mod fuzzing;
 mod generated;

@@ -21,7 +21,11 @@ struct Output {
     client: bool,
     server: bool,
     descriptors: bool,
+    codec: &'static str,
 }
+
+const PROST: &str = "tonic_prost::ProstCodec";
+const EXACT: &str = "crate::exact_codec::ExactCodec";
 
 const CONTRACTS: &[Contract] = &[
     Contract {
@@ -34,6 +38,7 @@ const CONTRACTS: &[Contract] = &[
                 client: true,
                 server: false,
                 descriptors: false,
+                codec: PROST,
             },
             Output {
                 directory: "agent/src/generated",
@@ -42,6 +47,7 @@ const CONTRACTS: &[Contract] = &[
                 client: true,
                 server: true,
                 descriptors: true,
+                codec: EXACT,
             },
         ],
     },
@@ -54,6 +60,7 @@ const CONTRACTS: &[Contract] = &[
             client: true,
             server: true,
             descriptors: true,
+            codec: PROST,
         }],
     },
     Contract {
@@ -65,6 +72,7 @@ const CONTRACTS: &[Contract] = &[
             client: true,
             server: true,
             descriptors: true,
+            codec: PROST,
         }],
     },
     Contract {
@@ -76,6 +84,7 @@ const CONTRACTS: &[Contract] = &[
             client: true,
             server: true,
             descriptors: true,
+            codec: PROST,
         }],
     },
 ];
@@ -98,6 +107,7 @@ pub fn generate(root: &Path, check: bool) -> anyhow::Result<Vec<String>> {
                 .build_client(output.client)
                 .build_server(output.server)
                 .build_transport(false)
+                .codec_path(output.codec)
                 .out_dir(scratch.path())
                 .compile_fds(descriptors.clone())?;
             files.push((format!("{}.rs", output.name), fs::read(scratch.path().join(output.generated))?));
