@@ -84,7 +84,11 @@ impl Help {
     fn parse(text: &str) -> Self {
         let mut help = Self::default();
         let mut section = "";
-        for line in text.lines() {
+        // `--help` is broken at 100 columns whatever the terminal; so is `[env: NAME]`.
+        let text = text.split("[env:").collect::<Vec<_>>();
+        let text: Vec<_> =
+            text.iter().enumerate().map(|(i, part)| if i == 0 { part } else { part.trim_start() }).collect();
+        for line in text.join("[env: ").lines() {
             if let Some(usage) = line.strip_prefix("Usage: ") {
                 usage.clone_into(&mut help.usage);
             } else if !line.starts_with(' ') && line.ends_with(':') {
@@ -93,7 +97,7 @@ impl Help {
                 let verb = line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '));
                 let verb = verb.and_then(|rest| rest.split_whitespace().next()).filter(|verb| *verb != "help");
                 help.verbs.extend(verb.map(str::to_owned));
-            } else if line.trim_start().starts_with('-') && line.contains("--") {
+            } else if is_flag(line) {
                 let words = line.split("--").nth(1).unwrap_or_default();
                 let name = words.split(|c: char| !(c.is_alphanumeric() || c == '-')).next().unwrap_or_default();
                 let value = words.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(value, _)| value);
@@ -110,6 +114,12 @@ impl Help {
         }
         help
     }
+}
+
+/// A flag's own line; what is said of it stands further in, and may begin with the name of another one.
+fn is_flag(line: &str) -> bool {
+    let text = line.trim_start();
+    text.starts_with('-') && text.contains("--") && line.len() - text.len() < 10
 }
 
 /// What the CA refuses with, and what it means.
