@@ -16,6 +16,7 @@ pub mod identity;
 pub mod jwt;
 #[cfg(feature = "tokio")]
 pub mod lifetime;
+pub mod record;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod spiffe;

@@ -1,0 +1,203 @@
+//! Who calls what: decisions added up by caller, proof and route, in bounded memory.
+//!
+//! Served where the host program says; nothing listens by itself. It answers the question of each migration: who still uses an
+//! API key?
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+
+use super::{Outcome, Record, RecordSink};
+use crate::{caller::ProofKind, clock::Timestamp, spiffe::SpiffeId};
+
+/// Decisions added up. Cheap to clone.
+///
+/// Keeps at most [`Edges::MOST`] edges. What comes after that is counted in [`Edges::beyond`] and not kept: callers are
+/// authenticated and routes declared, so that a stranger cannot fill it (`T-29`).
+#[derive(Clone, Debug, Default)]
+pub struct Edges(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    edges: HashMap<EdgeKey, Counts>,
+    beyond: u64,
+}
+
+/// What an edge is told apart by.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct EdgeKey {
+    /// Who calls.
+    pub caller: String,
+    /// Which kind of credential proved it.
+    pub proof: &'static str,
+    /// What: method and route, as in the record.
+    pub operation: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    allowed: u64,
+    refused: u64,
+    first_seen: Timestamp,
+    last_seen: Timestamp,
+}
+
+/// One caller's use of one route with one kind of credential.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Edge {
+    /// Of whom and what.
+    #[serde(flatten)]
+    pub key: EdgeKey,
+    /// How often it was allowed.
+    pub allowed: u64,
+    /// How often it was refused, for whatever reason.
+    pub refused: u64,
+    /// First decision.
+    #[serde(serialize_with = "as_text")]
+    pub first_seen: Timestamp,
+    /// Last decision.
+    #[serde(serialize_with = "as_text")]
+    pub last_seen: Timestamp,
+}
+
+fn as_text<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
+impl Edges {
+    /// The most edges that are kept.
+    pub const MOST: usize = 10_000;
+
+    /// Without any.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All edges, sorted by caller, proof and operation.
+    #[must_use]
+    pub fn list(&self) -> Vec<Edge> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut edges: Vec<_> = kept
+            .edges
+            .iter()
+            .map(|(key, counts)| Edge {
+                key: key.clone(),
+                allowed: counts.allowed,
+                refused: counts.refused,
+                first_seen: counts.first_seen,
+                last_seen: counts.last_seen,
+            })
+            .collect();
+        drop(kept);
+        edges.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        edges
+    }
+
+    /// The callers that used a credential weaker than a JWT-SVID since `since`, with the kind.
+    #[must_use]
+    pub fn old_credentials(&self, since: Timestamp) -> Vec<Edge> {
+        let old = [ProofKind::ApiKey.as_str(), ProofKind::SharedSecret.as_str()];
+        let mut edges = self.list();
+        edges.retain(|edge| old.contains(&edge.key.proof) && edge.last_seen >= since);
+        edges
+    }
+
+    /// Decisions that belong to no edge since there were too many.
+    #[must_use]
+    pub fn beyond(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).beyond
+    }
+
+    /// Adds one decision. Requests that nobody proved to have sent are no edge.
+    pub(crate) fn add(&self, record: &Record<'_>) {
+        let Some(caller) = record.caller else { return };
+        let key = EdgeKey {
+            caller: SpiffeId::as_str(caller.id()).to_owned(),
+            proof: caller.proof().kind.as_str(),
+            operation: record.operation.to_string(),
+        };
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = kept.edges.len() < Self::MOST;
+        let counts = match kept.edges.get_mut(&key) {
+            Some(counts) => counts,
+            None if room => kept.edges.entry(key).or_insert(Counts {
+                allowed: 0,
+                refused: 0,
+                first_seen: record.at,
+                last_seen: record.at,
+            }),
+            None => {
+                kept.beyond = kept.beyond.saturating_add(1);
+                return;
+            }
+        };
+        let count = if record.outcome == Outcome::Allowed { &mut counts.allowed } else { &mut counts.refused };
+        *count = count.saturating_add(1);
+        counts.last_seen = counts.last_seen.max(record.at);
+    }
+}
+
+impl RecordSink for Edges {
+    fn record(&self, record: &Record<'_>) {
+        self.add(record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        caller::{Caller, Proof},
+        record::RecordedOperation,
+    };
+
+    fn caller(path: &str, kind: ProofKind) -> Caller {
+        let id = SpiffeId::parse(&format!("spiffe://example.org{path}")).unwrap();
+        Caller::new(id, Proof { kind, key_id: "k".into() }, Timestamp::MAX)
+    }
+
+    fn decide(edges: &Edges, caller: Option<&Caller>, route: &str, outcome: Outcome, second: i64) {
+        let operation = RecordedOperation::Http { method: "GET", route };
+        let mut record = Record::new(Timestamp::from_unix_seconds(second), operation, outcome, "");
+        record.caller = caller;
+        edges.record(&record);
+    }
+
+    #[test]
+    fn the_report_says_who_still_uses_an_old_credential() {
+        let edges = Edges::new();
+        let (old, new) = (caller("/export", ProofKind::ApiKey), caller("/export", ProofKind::X509Svid));
+        decide(&edges, Some(&old), "/a", Outcome::Allowed, 10);
+        decide(&edges, Some(&old), "/a", Outcome::Denied, 20);
+        decide(&edges, Some(&new), "/a", Outcome::Allowed, 30);
+        decide(&edges, None, "/a", Outcome::Unauthenticated, 40);
+        let list = edges.list();
+        assert_eq!(list.len(), 2);
+        let since = |second| edges.old_credentials(Timestamp::from_unix_seconds(second));
+        assert_eq!(since(0), [list[0].clone()]);
+        assert_eq!((list[0].allowed, list[0].refused), (1, 1));
+        assert_eq!(since(21), []);
+        let written = serde_json::to_value(&list[0]).unwrap();
+        assert_eq!(written["proof"], "api-key");
+        assert_eq!(written["operation"], "GET /a");
+        assert_eq!(written["last_seen"], "1970-01-01T00:00:20Z");
+    }
+
+    #[test]
+    fn t_29_edges_are_bounded() {
+        let edges = Edges::new();
+        for index in 0..Edges::MOST + 5 {
+            let caller = caller(&format!("/s{index}"), ProofKind::JwtSvid);
+            decide(&edges, Some(&caller), "/a", Outcome::Allowed, 1);
+        }
+        assert_eq!(edges.list().len(), Edges::MOST);
+        assert_eq!(edges.beyond(), 5);
+        // Those that are known go on being counted.
+        decide(&edges, Some(&caller("/s0", ProofKind::JwtSvid)), "/a", Outcome::Allowed, 2);
+        assert_eq!(edges.beyond(), 5);
+    }
+}
