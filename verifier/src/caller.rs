@@ -21,7 +21,6 @@ struct Facts {
     valid_until: Timestamp,
 }
 
-#[allow(dead_code, reason = "the authenticators that make callers come next")]
 impl Caller {
     /// A caller without roles of its own: those of the policy's `[roles]` are found by its ID.
     pub(crate) fn new(id: SpiffeId, proof: Proof, valid_until: Timestamp) -> Self {
@@ -42,6 +41,12 @@ impl Caller {
     #[must_use]
     pub(crate) fn with_via(self, proxy: SpiffeId) -> Self {
         self.change(|facts| facts.via = Some(proxy))
+    }
+
+    /// No longer than until then.
+    #[must_use]
+    pub(crate) fn until(self, end: Timestamp) -> Self {
+        self.change(|facts| facts.valid_until = facts.valid_until.min(end))
     }
 
     fn change(mut self, change: impl FnOnce(&mut Facts)) -> Self {

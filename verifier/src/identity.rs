@@ -135,6 +135,12 @@ impl Identity {
         self.shared.snapshot.load_full()
     }
 
+    /// Which snapshot holds now.
+    #[cfg(feature = "jwt")]
+    pub(crate) fn generation(&self) -> u64 {
+        self.shared.snapshot.load().generation
+    }
+
     /// The own SPIFFE ID, if there is an SVID.
     #[must_use]
     pub fn id(&self) -> Option<SpiffeId> {

@@ -5,6 +5,8 @@
     allow(rustdoc::broken_intra_doc_links, reason = "the documents name what other features bring")
 )]
 
+pub mod api_key;
+pub mod authenticate;
 pub mod caller;
 pub mod clock;
 #[doc(hidden)]
@@ -14,11 +16,13 @@ mod generated;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;
+pub mod key_records;
 #[cfg(feature = "tokio")]
 pub mod lifetime;
 pub mod record;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod shared_secret;
 pub mod spiffe;
 mod strict_json;
 pub mod tls;

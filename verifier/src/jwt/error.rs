@@ -1,6 +1,7 @@
 //! Why a token is refused.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::jws::Algorithm;
 use crate::clock::Timestamp;
@@ -148,6 +149,46 @@ pub enum JwtError {
         /// Whose bundle.
         trust_domain: TrustDomain,
     },
+    /// Nothing that signs tokens for this service has this `kid`.
+    #[error("no key `{}` for tokens is known here; it may have been revoked", key_id.escape_default())]
+    NoKey {
+        /// The `kid`, cut to 64 characters.
+        key_id: String,
+    },
+    /// The record of the key has ended.
+    #[error("the token's key ended at {expires_at}, now it is {now}; create a new one with `bonafide-ca key create`")]
+    KeyExpired {
+        /// When it ended.
+        expires_at: Timestamp,
+        /// The time asked for.
+        now: Timestamp,
+    },
+    /// A claim that tokens of this kind do not have: what it means could be a restriction.
+    #[error("the claim `{}` is not one that a token of this kind has", claim.escape_default())]
+    UnknownClaim {
+        /// Its name, cut to 64 characters.
+        claim: String,
+    },
+    /// `sub` is not whom the key, or the client, is for.
+    #[error("the claim `sub` names somebody else than the one to whom the token was given")]
+    OtherSubject,
+    /// `iss` is not the own token service.
+    #[error("the claim `iss` does not name the own token service")]
+    Issuer,
+    /// A client of an access token that is nobody's who could call.
+    #[error("`{id}` is no service of the own trust domain")]
+    NoClient {
+        /// What the token says.
+        id: SpiffeId,
+    },
+    /// More left to live than such a token may have.
+    #[error("the token has {left:?} left to live, its key allows {most:?}; mint shorter ones")]
+    LivesTooLong {
+        /// What it has left.
+        left: Duration,
+        /// The bound.
+        most: Duration,
+    },
     /// The key with this `kid` does not sign with this algorithm.
     #[error("the key is {key}, which does not sign with {algorithm}")]
     OtherAlgorithm {
@@ -211,7 +252,13 @@ impl JwtError {
             Self::TooManyAudiences { .. } => "too-many-audiences",
             Self::UnknownTrustDomain { .. } => "unknown-trust-domain",
             Self::NoAuthorities { .. } => "no-authorities",
-            Self::UnknownKey { .. } => "unknown-key",
+            Self::UnknownKey { .. } | Self::NoKey { .. } => "unknown-key",
+            Self::KeyExpired { .. } => "key-expired",
+            Self::UnknownClaim { .. } => "unknown-claim",
+            Self::OtherSubject => "other-subject",
+            Self::Issuer => "other-issuer",
+            Self::NoClient { .. } => "no-client",
+            Self::LivesTooLong { .. } => "lives-too-long",
             Self::OtherAlgorithm { .. } => "algorithm-not-of-the-key",
             Self::BadSignature => "bad-signature",
             Self::Audience => "wrong-audience",
@@ -240,6 +287,12 @@ impl JwtError {
         "unknown-trust-domain",
         "no-authorities",
         "unknown-key",
+        "key-expired",
+        "unknown-claim",
+        "other-subject",
+        "other-issuer",
+        "no-client",
+        "lives-too-long",
         "algorithm-not-of-the-key",
         "bad-signature",
         "wrong-audience",

@@ -7,6 +7,7 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value, json};
 
 use super::error::{JwtError, Part};
+use super::token::MAX_TOKEN_BYTES;
 use crate::spiffe::jwk::Kind;
 use crate::spiffe::{Curve, PublicKey};
 use crate::strict_json;
@@ -95,22 +96,25 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A token taken apart. Its signature is not verified.
-#[derive(Clone, Debug)]
-pub(super) struct Jws<'t> {
-    pub(super) algorithm: Algorithm,
-    pub(super) key_id: String,
-    pub(super) payload: Map<String, Value>,
+/// A compact token whose header is read: it says which key to look for, and nothing else. Every kind of token begins so.
+#[derive(Clone)]
+pub(crate) struct Compact<'t> {
+    // INVARIANT: no members but `alg`, `kid` and `typ`.
+    header: Map<String, Value>,
+    payload: &'t str,
+    signature: &'t str,
     signing_input: &'t str,
-    signature: Vec<u8>,
 }
 
 /// Claims are flat, or nearly so.
 const MAX_DEPTH: usize = 16;
 
-impl<'t> Jws<'t> {
-    /// The caller has bounded the length.
-    pub(super) fn parse(token: &'t str) -> Result<Self, JwtError> {
+impl<'t> Compact<'t> {
+    /// Bounds, form and header, in this order.
+    pub(crate) fn parse(token: &'t str) -> Result<Self, JwtError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(JwtError::TooLarge { bytes: token.len() });
+        }
         if let Some((at, byte)) = token.bytes().enumerate().find(|(_, byte)| !is_token_byte(*byte)) {
             return Err(JwtError::Byte { byte, at });
         }
@@ -121,14 +125,79 @@ impl<'t> Jws<'t> {
             return Err(JwtError::Parts { count: token.split('.').count() });
         };
         let signing_input = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
+        let header = object(Part::Header, header)?;
+        match header.keys().find(|member| !matches!(member.as_str(), "alg" | "kid" | "typ")) {
+            Some(member) => Err(JwtError::HeaderMember { member: cut(member) }),
+            None => Ok(Self { header, payload, signature, signing_input }),
+        }
+    }
+
+    /// `alg`, whatever it is.
+    pub(crate) fn algorithm(&self) -> Result<&str, JwtError> {
+        self.text("alg")?.ok_or(JwtError::Header { member: "alg" })
+    }
+
+    pub(crate) fn token_type(&self) -> Result<Option<&str>, JwtError> {
+        self.text("typ")
+    }
+
+    pub(crate) fn key_id(&self) -> Result<Option<&str>, JwtError> {
+        match self.text("kid")? {
+            Some("") => Err(JwtError::Header { member: "kid" }),
+            key_id => Ok(key_id),
+        }
+    }
+
+    /// What the token says, whoever wrote it.
+    pub(crate) fn claims(&self) -> Result<Map<String, Value>, JwtError> {
+        object(Part::Claims, self.payload)
+    }
+
+    pub(crate) fn signature(&self) -> Result<Vec<u8>, JwtError> {
+        bytes(Part::Signature, self.signature)
+    }
+
+    /// What the signature is over.
+    pub(crate) fn signing_input(&self) -> &'t [u8] {
+        self.signing_input.as_bytes()
+    }
+
+    fn text(&self, member: &'static str) -> Result<Option<&str>, JwtError> {
+        match self.header.get(member) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(JwtError::Header { member }),
+        }
+    }
+}
+
+/// A token signed with one of the nine algorithms, taken apart. Its signature is not verified.
+#[derive(Clone)]
+pub(super) struct Jws<'t> {
+    pub(super) algorithm: Algorithm,
+    pub(super) key_id: String,
+    pub(super) payload: Map<String, Value>,
+    signing_input: &'t [u8],
+    signature: Vec<u8>,
+}
+
+impl<'t> Jws<'t> {
+    /// `is_type` judges the header's `typ`: each kind of token has its own (RFC 8725 §3.11).
+    pub(super) fn read(compact: &Compact<'t>, is_type: impl Fn(Option<&str>) -> bool) -> Result<Self, JwtError> {
         // JWT-18: the header comes first, and with it the algorithm.
-        let (algorithm, key_id) = read_header(object(Part::Header, header)?)?;
+        let name = compact.algorithm()?;
+        let algorithm = Algorithm::from_name(name).ok_or_else(|| JwtError::Algorithm { found: cut(name) })?;
+        let found = compact.token_type()?;
+        if !is_type(found) {
+            return Err(JwtError::Type { found: cut(found.unwrap_or_default()) });
+        }
+        let key_id = compact.key_id()?.ok_or(JwtError::Header { member: "kid" })?;
         Ok(Self {
             algorithm,
-            key_id,
-            payload: object(Part::Claims, payload)?,
-            signing_input,
-            signature: bytes(Part::Signature, signature)?,
+            key_id: key_id.to_owned(),
+            payload: compact.claims()?,
+            signing_input: compact.signing_input(),
+            signature: compact.signature()?,
         })
     }
 
@@ -138,7 +207,7 @@ impl<'t> Jws<'t> {
             return Err(JwtError::OtherAlgorithm { algorithm: self.algorithm, key: key.describe() });
         }
         UnparsedPublicKey::new(self.algorithm.verification(), key.spki())
-            .verify(self.signing_input.as_bytes(), &self.signature)
+            .verify(self.signing_input, &self.signature)
             .map_err(|_| JwtError::BadSignature)
     }
 }
@@ -159,26 +228,7 @@ fn object(part: Part, text: &str) -> Result<Map<String, Value>, JwtError> {
     }
 }
 
-fn read_header(header: Map<String, Value>) -> Result<(Algorithm, String), JwtError> {
-    if let Some(member) = header.keys().find(|member| !matches!(member.as_str(), "alg" | "kid" | "typ")) {
-        return Err(JwtError::HeaderMember { member: cut(member) });
-    }
-    let text = |member: &'static str| header.get(member).and_then(Value::as_str).ok_or(JwtError::Header { member });
-    let name = text("alg")?;
-    let algorithm = Algorithm::from_name(name).ok_or_else(|| JwtError::Algorithm { found: cut(name) })?;
-    if header.contains_key("typ") {
-        match text("typ")? {
-            "JWT" | "JOSE" => {}
-            found => return Err(JwtError::Type { found: cut(found) }),
-        }
-    }
-    match text("kid")? {
-        "" => Err(JwtError::Header { member: "kid" }),
-        key_id => Ok((algorithm, key_id.to_owned())),
-    }
-}
-
-pub(super) fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     text.chars().take(64).collect()
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::error::JwtError;
-use super::jws::{Algorithm, Jws, cut};
+use super::jws::{Algorithm, Compact, Jws, cut};
 use crate::clock::Timestamp;
 use crate::spiffe::{BundleSet, SpiffeId, TrustDomain};
 
@@ -51,10 +51,11 @@ impl<'t> UnverifiedJwt<'t> {
     /// # Errors
     /// The first reason found.
     pub fn parse(token: &'t str) -> Result<Self, JwtError> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(JwtError::TooLarge { bytes: token.len() });
-        }
-        let jws = Jws::parse(token)?;
+        Self::read(&Compact::parse(token)?)
+    }
+
+    pub(crate) fn read(compact: &Compact<'t>) -> Result<Self, JwtError> {
+        let jws = Jws::read(compact, |found| matches!(found, None | Some("JWT" | "JOSE")))?;
         let claims = Claims(&jws.payload);
         claims.text("iss")?;
         claims.text("jti")?;
@@ -102,6 +103,12 @@ impl<'t> UnverifiedJwt<'t> {
     #[must_use]
     pub fn unverified_expiry(&self) -> Timestamp {
         self.expires_at
+    }
+
+    /// From when on it is valid as far as `nbf` and `iat` say, with leeway.
+    pub(crate) fn valid_from(&self) -> Timestamp {
+        let from = self.not_before.max(self.issued_at);
+        from.map_or(Timestamp::from_unix_seconds(0), |from| from.saturating_sub(LEEWAY))
     }
 
     /// As [`verify`].
@@ -208,10 +215,10 @@ impl VerifiedJwt {
 }
 
 /// Registered claims, read without pity: one of the wrong type is an error, not an absence (T-10).
-struct Claims<'c>(&'c Map<String, Value>);
+pub(super) struct Claims<'c>(pub(super) &'c Map<String, Value>);
 
 impl<'c> Claims<'c> {
-    fn text(&self, claim: &'static str) -> Result<Option<&'c str>, JwtError> {
+    pub(super) fn text(&self, claim: &'static str) -> Result<Option<&'c str>, JwtError> {
         match self.0.get(claim) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -220,7 +227,7 @@ impl<'c> Claims<'c> {
     }
 
     /// Seconds since 1970, whole and not before it.
-    fn date(&self, claim: &'static str) -> Result<Option<Timestamp>, JwtError> {
+    pub(super) fn date(&self, claim: &'static str) -> Result<Option<Timestamp>, JwtError> {
         let Some(value) = self.0.get(claim) else { return Ok(None) };
         value
             .as_u64()
@@ -231,7 +238,7 @@ impl<'c> Claims<'c> {
     }
 
     /// A text or a list of texts, none of them empty.
-    fn audience(&self) -> Result<Vec<String>, JwtError> {
+    pub(super) fn audience(&self) -> Result<Vec<String>, JwtError> {
         let wrong = || JwtError::Claim { claim: "aud", expected: "a string or a list of strings, none of them empty" };
         let named = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned).ok_or_else(wrong);
         match self.0.get("aud") {

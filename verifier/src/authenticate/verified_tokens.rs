@@ -1,0 +1,74 @@
+//! Tokens that were verified already.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use quick_cache::sync::Cache;
+
+use crate::{caller::Caller, clock::Timestamp, key_records::Use};
+
+/// Remembers what verification said of a token, so that one seen before costs a hash instead of a signature check.
+///
+/// Bounded: at its capacity it drops what was not asked for. The key is SHA-256 of the token and the versions of the bundles and
+/// of the other keys, so that a change of any key forgets everything. Never past a token's end. Refusals are not remembered, so nobody's
+/// refusal is ever another's (trap 17).
+pub(super) struct VerifiedTokens {
+    tokens: Cache<TokenName, Arc<VerifiedToken>>,
+}
+
+/// A token under one state of all keys.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct TokenName {
+    sha256: [u8; 32],
+    bundles: u64,
+    keys: u64,
+}
+
+impl TokenName {
+    pub(super) fn new(token: &str, bundles: u64, keys: u64) -> Self {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        Self { sha256, bundles, keys }
+    }
+
+    /// The same token under the bundles with which it was verified in the end.
+    pub(super) fn under_bundles(self, bundles: u64) -> Self {
+        Self { bundles, ..self }
+    }
+}
+
+/// A token that was found good.
+pub(super) struct VerifiedToken {
+    pub(super) caller: Caller,
+    pub(super) token_id: Option<Box<str>>,
+    /// The verdict holds from here...
+    pub(super) from: Timestamp,
+    /// ...until its `exp`, without leeway. Between that and the end of the leeway it is verified each time.
+    pub(super) until: Timestamp,
+    pub(super) used: Option<Arc<Use>>,
+}
+
+impl VerifiedTokens {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { tokens: Cache::new(capacity.max(1)) }
+    }
+
+    pub(super) fn find(&self, name: &TokenName, at: Timestamp) -> Option<Arc<VerifiedToken>> {
+        self.tokens.get(name).filter(|token| token.from <= at && at < token.until)
+    }
+
+    pub(super) fn remember(&self, name: TokenName, token: Arc<VerifiedToken>) {
+        self.tokens.insert(name, token);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+impl fmt::Debug for VerifiedTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedTokens").field("remembered", &self.tokens.len()).finish_non_exhaustive()
+    }
+}
