@@ -136,7 +136,6 @@ struct TokenId {
 
 impl Authenticators {
     /// Authenticators for a service of this trust domain, which verifies with the bundles of this identity.
-    #[must_use]
     pub fn builder(trust_domain: TrustDomain, identity: Identity) -> Builder {
         Builder::new(trust_domain, identity)
     }

@@ -72,3 +72,36 @@ impl fmt::Debug for VerifiedTokens {
         f.debug_struct("VerifiedTokens").field("remembered", &self.tokens.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        caller::{Proof, ProofKind},
+        spiffe::SpiffeId,
+    };
+
+    #[test]
+    fn trap_17_it_is_bounded_and_keyed_with_the_versions_of_all_keys_and_the_time() {
+        let at = Timestamp::from_unix_seconds;
+        let id = SpiffeId::parse("spiffe://example.org/a").unwrap();
+        let caller = Caller::new(id, Proof { kind: ProofKind::JwtSvid, key_id: "1".into() }, at(20));
+        let token = || {
+            let caller = caller.clone();
+            Arc::new(VerifiedToken { caller, token_id: None, from: at(10), until: at(20), used: None })
+        };
+        let tokens = VerifiedTokens::new(8);
+        let name = TokenName::new("t", 1, 1);
+        tokens.remember(name, token());
+        let found = |name: TokenName, seconds| tokens.find(&name, at(seconds)).is_some();
+        assert!(found(name, 10) && found(name, 19));
+        assert!(!found(name, 9) && !found(name, 20));
+        for other in [name.under_bundles(2), TokenName::new("t", 1, 2), TokenName::new("u", 1, 1)] {
+            assert!(!found(other, 15));
+        }
+        for number in 0..1000 {
+            tokens.remember(TokenName::new(&number.to_string(), 1, 1), token());
+        }
+        assert!(tokens.len() <= 8, "{}", tokens.len());
+    }
+}
