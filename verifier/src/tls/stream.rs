@@ -5,8 +5,8 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,6 +30,39 @@ pub struct SecuredStream<T> {
     peer: Peer,
     bounds: Arc<Bounds>,
     lifetime: Lifetime,
+    waiting: Arc<Waiting>,
+}
+
+/// Who waits on a stream. Its reader, its writer and whoever follows its phase may be three tasks (`tokio::io::split`), and
+/// its end is for all of them, not for the last that looked.
+#[derive(Debug, Default)]
+struct Waiting(Mutex<[Option<Waker>; 3]>);
+
+/// A place in [`Waiting`].
+#[derive(Clone, Copy)]
+enum For {
+    Read,
+    Write,
+    Phase,
+}
+
+impl Waiting {
+    fn register(&self, place: For, waker: &Waker) {
+        let mut wakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = wakers.get_mut(place as usize) {
+            match slot {
+                Some(present) => present.clone_from(waker),
+                None => *slot = Some(waker.clone()),
+            }
+        }
+    }
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        let woken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        woken.into_iter().flatten().for_each(Waker::wake);
+    }
 }
 
 /// A connection was cut because a credential ended.
@@ -51,7 +84,7 @@ impl<T> SecuredStream<T> {
     pub(super) fn new(tls: TlsStream<T>, peer: Peer, bounds: Bounds) -> Self {
         let bounds = Arc::new(bounds);
         let lifetime = bounds.lifetime();
-        Self { tls: Some(Box::new(tls)), peer, bounds, lifetime }
+        Self { tls: Some(Box::new(tls)), peer, bounds, lifetime, waiting: Arc::default() }
     }
 
     /// Who is at the other end.
@@ -86,7 +119,13 @@ impl<T> SecuredStream<T> {
 
     /// Where the connection stands; wakes the task when that changes.
     pub fn poll_phase(&mut self, cx: &mut Context<'_>) -> Phase {
-        let phase = self.lifetime.poll_phase(cx);
+        self.poll_phase_for(For::Phase, cx)
+    }
+
+    fn poll_phase_for(&mut self, place: For, cx: &mut Context<'_>) -> Phase {
+        self.waiting.register(place, cx.waker());
+        let all = Waker::from(Arc::clone(&self.waiting));
+        let phase = self.lifetime.poll_phase(&mut Context::from_waker(&all));
         if matches!(phase, Phase::Ended(_)) {
             self.tls = None;
         }
@@ -100,8 +139,8 @@ impl<T> SecuredStream<T> {
     }
 
     /// The TLS stream, unless the end has come.
-    fn live(&mut self, cx: &mut Context<'_>) -> io::Result<&mut TlsStream<T>> {
-        match (self.poll_phase(cx), self.tls.as_mut()) {
+    fn live(&mut self, place: For, cx: &mut Context<'_>) -> io::Result<&mut TlsStream<T>> {
+        match (self.poll_phase_for(place, cx), self.tls.as_mut()) {
             (Phase::Open | Phase::Closing(_), Some(tls)) => Ok(tls),
             (Phase::Ended(reason), _) | (Phase::Closing(reason), None) => {
                 Err(io::Error::new(io::ErrorKind::ConnectionAborted, CredentialEnded { reason }))
@@ -113,13 +152,13 @@ impl<T> SecuredStream<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for SecuredStream<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.live(cx)?).poll_read(cx, buf)
+        Pin::new(self.live(For::Read, cx)?).poll_read(cx, buf)
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecuredStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.live(cx)?).poll_write(cx, buf)
+        Pin::new(self.live(For::Write, cx)?).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -127,7 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecuredStream<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.live(cx)?).poll_write_vectored(cx, bufs)
+        Pin::new(self.live(For::Write, cx)?).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -135,11 +174,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecuredStream<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.live(cx)?).poll_flush(cx)
+        Pin::new(self.live(For::Write, cx)?).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.live(cx)?).poll_shutdown(cx)
+        Pin::new(self.live(For::Write, cx)?).poll_shutdown(cx)
     }
 }
 

@@ -51,6 +51,29 @@ async fn t_05_both_ends_are_told_and_then_cut_when_a_leaf_expires() {
     assert_eq!(reason(&second.unwrap_err()), EndReason::OwnSvidExpires, "a reader that waits is woken and cut");
 }
 
+/// The writer looked last: the reader, in another task, was not woken by the end and held the connection open.
+#[tokio::test]
+async fn t_05_a_reader_and_a_writer_in_two_tasks_are_both_cut() {
+    let world = World::new();
+    let (client, server, _web, _db) = pair(&world).await;
+    let (mut reads, mut writes) = tokio::io::split(client);
+    let reader = tokio::spawn(async move { reads.read(&mut [0; 1]).await });
+    tokio::task::yield_now().await;
+    let writer = tokio::spawn(async move {
+        writes.write_all(b"x").await.unwrap();
+        writes.flush().await.unwrap();
+        // Has nothing more to say, and keeps its half.
+        std::future::pending::<()>().await;
+        drop(writes);
+    });
+    let (mut reads, _writes) = tokio::io::split(server);
+    reads.read_exact(&mut [0; 1]).await.unwrap();
+    world.clock.set(after(600));
+    let cut = tokio::time::timeout(Duration::from_secs(10), reader).await.expect("the reader is woken by the end");
+    assert_eq!(reason(&cut.unwrap().unwrap_err()), EndReason::OwnSvidExpires);
+    writer.abort();
+}
+
 #[tokio::test]
 async fn a_short_life_is_announced_a_tenth_before_its_end() {
     let world = World::new();
