@@ -1,6 +1,7 @@
 //! The connector as HTTP clients take it.
 
 mod goaway;
+mod http1;
 
 use std::{
     future::Future,
@@ -22,9 +23,9 @@ use super::{ConnectError, Connector, KeyConnector, Peer, SecuredStream};
 
 /// A secured stream as hyper-util's client and tonic's channels take it.
 ///
-/// At its closing moment an HTTP/2 client is told, as if by the server, that the connection takes no more requests: those in
-/// flight finish, the next one makes a new connection. HTTP/1.1 has no such word to the client's own side; there the
-/// connection is used until the server closes it or its end comes.
+/// At its closing moment its client is told, as if by the server, that the connection takes no more requests: those in flight
+/// finish, the next one makes a new connection. HTTP/2 has GOAWAY for that; with HTTP/1.1 the stream is closed as soon as no
+/// response is under way. (A response that lasts until the close, or after an upgrade, goes on to the end.)
 #[derive(Debug)]
 pub struct HttpStream {
     io: TokioIo<Goodbye<TcpStream>>,

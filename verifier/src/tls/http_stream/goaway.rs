@@ -1,7 +1,9 @@
-//! Tells an HTTP/2 client that its connection takes no more requests.
+//! Tells an HTTP client that its connection takes no more requests.
 //!
-//! At the closing moment a GOAWAY frame is put in between the server's frames, as the server itself would send it
-//! (RFC 9113 §6.8: the highest stream there can be, no error): requests in flight finish, new ones go elsewhere.
+//! At the closing moment an HTTP/2 client gets a GOAWAY frame in between the server's frames, as the server itself would send
+//! it (RFC 9113 §6.8: the highest stream there can be, no error): requests in flight finish, new ones go elsewhere.
+//! An HTTP/1.1 client reads the end of the stream as soon as no response is under way, as if the server had closed a
+//! connection at rest (RFC 9112 §9.5).
 
 use std::{
     io,
@@ -11,13 +13,13 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::super::SecuredStream;
+use super::{super::SecuredStream, http1::Exchange};
 use crate::lifetime::Phase;
 
 /// GOAWAY on stream 0, eight bytes: last stream 2^31 - 1, NO_ERROR.
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
-/// A secured stream that says goodbye to an HTTP/2 client.
+/// A secured stream that says goodbye to an HTTP client.
 #[derive(Debug)]
 pub(super) struct Goodbye<T> {
     stream: SecuredStream<T>,
@@ -30,13 +32,28 @@ enum State {
     Waiting(Frames),
     /// So many bytes of [`GOAWAY`] have been handed out.
     Saying(usize),
-    /// Said, or this is not HTTP/2.
+    /// Said.
     Silent,
+    /// HTTP/1.1: follows requests and responses.
+    Http1(Exchange),
 }
 
 impl<T> Goodbye<T> {
     pub(super) fn new(stream: SecuredStream<T>, http2: bool) -> Self {
-        Self { stream, state: if http2 { State::Waiting(Frames::default()) } else { State::Silent } }
+        Self {
+            stream,
+            state: if http2 { State::Waiting(Frames::default()) } else { State::Http1(Exchange::default()) },
+        }
+    }
+
+    /// So many bytes of these were written.
+    fn wrote<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, mut count: usize) {
+        let State::Http1(exchange) = &mut self.state else { return };
+        for part in parts {
+            let (now, _) = part.split_at(part.len().min(count));
+            exchange.sent(now);
+            count -= now.len();
+        }
     }
 }
 
@@ -54,6 +71,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Goodbye<T> {
                     if *said == GOAWAY.len() {
                         this.state = State::Silent;
                     }
+                    return Poll::Ready(Ok(()));
+                }
+                State::Http1(exchange) => {
+                    let closing = matches!(this.stream.poll_phase(cx), Phase::Closing(_));
+                    if closing && exchange.is_idle() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let before = buf.filled().len();
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+                    exchange.received(buf.filled().get(before..).unwrap_or_default());
                     return Poll::Ready(Ok(()));
                 }
                 State::Waiting(frames) => {
@@ -84,7 +111,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Goodbye<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Goodbye<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.wrote([buf], written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -92,7 +121,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Goodbye<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.wrote(bufs.iter().map(|part| &**part), written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,11 @@
 //! Served over TLS with our own clients: identities in requests, stalled peers, and the end of HTTP connections.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use ::http::{Request, Response};
 use bytes::Bytes;
@@ -9,7 +14,11 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
 };
-use tokio::{io::AsyncWriteExt, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -22,6 +31,7 @@ use crate::{
 #[derive(Clone)]
 struct WhoAmI {
     go_on: CancellationToken,
+    holding: Arc<AtomicUsize>,
 }
 
 impl tower_service::Service<Request<hyper::body::Incoming>> for WhoAmI {
@@ -34,9 +44,10 @@ impl tower_service::Service<Request<hyper::body::Incoming>> for WhoAmI {
     }
 
     fn call(&mut self, request: Request<hyper::body::Incoming>) -> Self::Future {
-        let go_on = self.go_on.clone();
+        let (go_on, holding) = (self.go_on.clone(), Arc::clone(&self.holding));
         Box::pin(async move {
             if request.uri().path() == "/hold" {
+                holding.fetch_add(1, Ordering::SeqCst);
                 go_on.cancelled().await;
             }
             let info = request.extensions().get::<ConnectionInfo>().expect("where it came from");
@@ -51,6 +62,7 @@ impl tower_service::Service<Request<hyper::body::Incoming>> for WhoAmI {
 struct Server {
     address: SocketAddr,
     go_on: CancellationToken,
+    holding: Arc<AtomicUsize>,
     stop: CancellationToken,
     counters: Arc<ServeCounters>,
     served: JoinHandle<Drained>,
@@ -62,9 +74,10 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (go_on, stop, options) = (CancellationToken::new(), CancellationToken::new(), ServeOptions::default());
         let counters = Arc::clone(&options.counters);
-        let service = WhoAmI { go_on: go_on.clone() };
+        let holding = Arc::<AtomicUsize>::default();
+        let service = WhoAmI { go_on: go_on.clone(), holding: Arc::clone(&holding) };
         let served = tokio::spawn(serve(TlsIncoming::new(listener, acceptor), service, options, stop.clone()));
-        Self { address, go_on, stop, counters, served }
+        Self { address, go_on, holding, stop, counters, served }
     }
 
     fn uri(&self, path: &str) -> String {
@@ -102,9 +115,10 @@ async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn requests_know_their_caller_over_both_versions_of_http() {
+async fn requests_know_their_caller() {
     let world = World::new();
     let server = Server::start(&acceptor(&world.identity("/db"), "spiffe://example.org/web")).await;
+    // Either agrees on HTTP/2 with our server.
     for http2 in [false, true] {
         let connector = connector(&world.identity("/web"), "spiffe://example.org/db");
         let client = http_client(connector, http2);
@@ -180,6 +194,152 @@ async fn the_clients_side_moves_to_a_new_connection_and_finishes_on_the_old() {
     eventually("the old one is gone", || server.counters.open() <= 1).await;
     assert!(get(&client, server.uri("/")).await.is_ok());
     server.stop().await;
+}
+
+/// A server of HTTP/1.1 that looks after nothing; `/hold` is answered in two halves, the second one when told.
+struct OldServer {
+    address: SocketAddr,
+    go_on: CancellationToken,
+    open: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl OldServer {
+    async fn start(world: &World) -> Self {
+        let (db, publisher) = Identity::published(Arc::new(super::clock()));
+        publisher.publish(Some(world.authority.svid("/db", 7_200)), world.bundles());
+        let options = AcceptorOptions { alpn: vec![b"http/1.1".to_vec()], ..AcceptorOptions::default() };
+        let acceptor = Acceptor::new(&db, set("spiffe://example.org/web"), options).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let this = Self {
+            address: listener.local_addr().unwrap(),
+            go_on: CancellationToken::new(),
+            open: Arc::default(),
+            accepted: Arc::default(),
+        };
+        let (go_on, open, accepted) = (this.go_on.clone(), Arc::clone(&this.open), Arc::clone(&this.accepted));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, go_on, open) = (acceptor.clone(), go_on.clone(), Arc::clone(&open));
+                accepted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut stream = acceptor.accept(stream).await.unwrap();
+                    open.fetch_add(1, Ordering::SeqCst);
+                    answer(&mut stream, &go_on).await;
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        this
+    }
+
+    fn uri(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+}
+
+async fn answer(stream: &mut SecuredStream<TcpStream>, go_on: &CancellationToken) {
+    let (mut request, mut buffer) = (Vec::new(), [0; 1024]);
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        request.extend_from_slice(&buffer[..read]);
+        if !request.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha").await.unwrap();
+        stream.flush().await.unwrap();
+        if request.starts_with(b"GET /hold ") {
+            go_on.cancelled().await;
+        }
+        stream.write_all(b"lf").await.unwrap();
+        stream.flush().await.unwrap();
+        request.clear();
+    }
+}
+
+/// HTTP/1.1 connections were used up to the hard end, and a request that was under way then failed.
+#[tokio::test]
+async fn t_05_the_clients_side_leaves_http_1_1_connections_at_the_closing_moment() {
+    let world = World::new();
+    let server = OldServer::start(&world).await;
+    let (web, publisher) = world.published("/web", 600);
+    let client = http_client(connector(&web, "spiffe://example.org/db"), false);
+    for _ in 0..3 {
+        assert_eq!(get(&client, server.uri("/")).await.unwrap(), "half");
+    }
+    let held = tokio::spawn({
+        let (client, uri) = (client.clone(), server.uri("/hold"));
+        async move { get(&client, uri).await }
+    });
+    eventually("one at rest, or held", || server.accepted.load(Ordering::SeqCst) >= 1).await;
+    // A second connection, at rest, beside the one that is held.
+    while server.open.load(Ordering::SeqCst) < 2 {
+        assert_eq!(get(&client, server.uri("/")).await.unwrap(), "half");
+    }
+    publisher.publish(Some(world.authority.svid("/web", 7_200)), world.bundles());
+    world.clock.set(super::super::fixtures::after(569));
+    assert_eq!(get(&client, server.uri("/")).await.unwrap(), "half");
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 2, "before it, connections are used again");
+    world.clock.set(super::super::fixtures::after(570));
+    eventually("the one at rest is closed", || server.open.load(Ordering::SeqCst) == 1).await;
+    assert!(!held.is_finished(), "the response under way goes on");
+    for _ in 0..3 {
+        assert_eq!(get(&client, server.uri("/")).await.unwrap(), "half", "no request fails on the way");
+    }
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 3, "a new connection, and that is used again");
+    server.go_on.cancel();
+    assert_eq!(held.await.unwrap().unwrap(), "half", "it was finished on the old connection");
+    eventually("then that one is closed, too", || server.open.load(Ordering::SeqCst) == 1).await;
+    world.clock.set(super::super::fixtures::after(600));
+    assert_eq!(get(&client, server.uri("/")).await.unwrap(), "half");
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 3);
+}
+
+/// The server's side of HTTP/1.1: the answer under way says that it is the last, a connection at rest is closed.
+#[tokio::test]
+async fn t_05_the_servers_side_of_http_1_1_says_connection_close() {
+    let world = World::new();
+    let server = Server::start(&acceptor(&world.identity("/db"), "spiffe://example.org/web")).await;
+    // The client's own clock stands still.
+    let (careless, publisher) = Identity::published(Arc::new(super::clock()));
+    publisher.publish(Some(world.authority.svid("/web", 600)), world.bundles());
+    let options = ConnectorOptions { alpn: vec![b"http/1.1".to_vec()], ..ConnectorOptions::default() };
+    let connector = Connector::new(&careless, set("spiffe://example.org/db"), options).unwrap();
+    let address = server.address.to_string();
+    let (mut busy, mut resting) =
+        (connector.connect(&address).await.unwrap(), connector.connect(&address).await.unwrap());
+    assert_eq!(busy.alpn(), Some(&b"http/1.1"[..]));
+    for (at_rest, path) in [(true, "/"), (false, "/"), (false, "/hold")] {
+        let stream = if at_rest { &mut resting } else { &mut busy };
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        if path == "/" {
+            let answer = read_answer(stream).await;
+            assert!(answer.ends_with("spiffe://example.org/web") && !answer.contains("connection: close"), "{answer}");
+        }
+    }
+    eventually("it is held", || server.holding.load(Ordering::SeqCst) == 1).await;
+    world.clock.set(super::super::fixtures::after(570));
+    let closed = timeout(Duration::from_secs(10), resting.read(&mut [0; 1])).await.expect("closed at rest");
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    server.go_on.cancel();
+    let answer = read_answer(&mut busy).await;
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(matches!(busy.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    eventually("none is left", || server.counters.open() == 0).await;
+    assert_eq!(server.counters.ended_by_lifetime(), 0, "none had to be cut");
+    server.stop().await;
+}
+
+/// Up to the end of the name that [`WhoAmI`] answers with.
+async fn read_answer(stream: &mut SecuredStream<TcpStream>) -> String {
+    let (mut answer, mut buffer) = (String::new(), [0; 1024]);
+    while !answer.ends_with("/web") {
+        let read = timeout(Duration::from_secs(10), stream.read(&mut buffer)).await.expect("an answer").unwrap();
+        assert!(read > 0, "{answer}");
+        answer.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    answer
 }
 
 #[tokio::test]
