@@ -92,7 +92,7 @@ pub(super) fn x509(
     let mut bundles = Bundles::new();
     let mut picked = None;
     let mut hints = HashSet::new();
-    for entry in svids {
+    for (index, entry) in svids.into_iter().enumerate() {
         let key = Zeroizing::new(entry.x509_svid_key);
         let id = match SpiffeId::parse(&entry.spiffe_id) {
             Ok(id) => id,
@@ -105,7 +105,8 @@ pub(super) fn x509(
         // A hint that was there already is not this one's (WAPI-18).
         let hint_is_its = entry.hint.is_empty() || hints.insert(entry.hint.clone());
         let wanted = match pick {
-            Pick::Default => true,
+            // Where the first names nobody, the second is not the default instead (WAPI-35).
+            Pick::Default => index == 0,
             Pick::Hint(hint) => hint_is_its && entry.hint == *hint,
             Pick::Id(wanted) => id == *wanted,
         };

@@ -118,6 +118,11 @@ fn an_unusable_default_does_not_make_another_the_default() {
     first.x509_svid = b"junk".to_vec();
     let state = read(response(vec![first, entry(&authority, "/b", 60)]));
     assert!(state.svid.is_none());
+    // Nor does one that names nobody: the second identity is somebody else.
+    let nobody = X509svid { spiffe_id: "spiffe://Example.org/a".to_owned(), ..entry(&authority, "/a", 60) };
+    let state = read(response(vec![nobody, entry(&authority, "/b", 60)]));
+    assert!(state.svid.is_none(), "WAPI-35");
+    assert_eq!((state.bundles.len(), state.problems.len()), (1, 2));
 }
 
 #[test]
