@@ -210,7 +210,8 @@ fn take(loaded: Loaded, last: &mut Last, publisher: &Publisher, clock: &Arc<dyn 
     let mut errors = Vec::new();
     let mut news = false;
     match loaded.svid {
-        Ok(svid) if svid.serial() != last.svid.serial() || svid.spki_sha256() != last.svid.spki_sha256() => {
+        // Also when only an authority above the leaf is another.
+        Ok(svid) if svid.chain() != last.svid.chain() => {
             info!(spiffe_id = %svid.id(), serial = %svid.serial(), not_after = %svid.not_after(), "X.509-SVID from files");
             last.svid = svid;
             news = true;

@@ -88,6 +88,20 @@ async fn new_files_are_taken_and_bad_ones_are_not() {
     assert_eq!(serial(), Some(next.serial()));
 }
 
+/// The leaf is the same, an authority above it was certified anew: such a chain was overlooked.
+#[tokio::test]
+async fn x509_30_a_chain_with_another_intermediate_is_taken() {
+    let folder = Folder::new();
+    let svid = folder.authority.svid("/web", 600);
+    let chain = svid.chain().to_vec();
+    let longer = [chain.as_slice(), &[folder.authority.root_der().into()]].concat();
+    let longer = X509Svid::new(longer, svid.expose_secret().to_vec()).unwrap();
+    folder.write_svid(&svid);
+    let identity = folder.open().await.unwrap();
+    folder.write("chain.pem", longer.chain_pem().as_bytes());
+    folder.until("the new chain", || identity.snapshot().svid().unwrap().chain().len() == chain.len() + 1).await;
+}
+
 #[tokio::test]
 async fn a_35_a_bundle_is_taken_also_when_the_svid_is_bad() {
     let folder = Folder::new();
