@@ -154,7 +154,9 @@ impl Identity {
         let (files, stamps, loaded) = off_runtime(files, clock.now()).await?;
         let mut last = Last { svid: loaded.svid?, bundles: Vec::new() };
         for bundle in loaded.bundles {
-            last.bundles.push(bundle?);
+            let bundle = bundle?;
+            bundle.log_skipped();
+            last.bundles.push(bundle);
         }
         let (identity, publisher) = Self::published(clock);
         last.publish(&publisher);
@@ -223,6 +225,7 @@ fn take(loaded: Loaded, last: &mut Last, publisher: &Publisher, clock: &Arc<dyn 
         match bundle {
             Ok(bundle) if !bundle.same_keys(place) => {
                 info!(trust_domain = %bundle.trust_domain(), roots = bundle.x509_authorities().len(), "trust bundle from a file");
+                bundle.log_skipped();
                 *place = bundle;
                 news = true;
             }

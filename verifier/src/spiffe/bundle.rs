@@ -229,6 +229,14 @@ impl TrustBundle {
         self.x509.iter().flat_map(|authority| authority.der()).copied().collect()
     }
 
+    /// Tells the log of each key that is not used (TDB-09): nobody else reads a bundle that came over the wire.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn log_skipped(&self) {
+        for Skipped { entry, reason } in &self.skipped {
+            tracing::warn!(trust_domain = %self.trust_domain, entry, reason = reason.code(), error = %reason, "a key of the trust bundle is not used");
+        }
+    }
+
     /// As `webpki` wants them, in the order of [`TrustBundle::x509_authorities`].
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors

@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     generated::workload::{JwtBundlesRequest, X509svidRequest},
     identity::Publisher,
+    spiffe::TrustBundle,
     x509::X509Svid,
 };
 
@@ -124,6 +125,7 @@ impl Follower {
                                 match messages::jwt(message) {
                                     Ok((bundles, problems)) => {
                                         problems.iter().for_each(|problem| self.report(problem));
+                                        bundles.values().for_each(TrustBundle::log_skipped);
                                         self.change(|state| state.jwt = bundles);
                                     }
                                     Err(error) => self.report(&error),
@@ -151,6 +153,7 @@ impl Follower {
             self.publisher.source().went_well();
         }
         problems.iter().for_each(|problem: &Problem| self.report(problem));
+        bundles.values().for_each(TrustBundle::log_skipped);
         match &svid {
             Some(svid) => {
                 info!(spiffe_id = %svid.id(), serial = %svid.serial(), not_after = %svid.not_after(), "X.509-SVID from the Workload API");
