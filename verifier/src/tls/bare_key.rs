@@ -12,11 +12,14 @@ use rustls::{
 };
 use std::sync::Arc;
 use x509_parser::{
-    oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256},
+    oid_registry::OID_SIG_ECDSA_WITH_SHA256,
     prelude::{FromDer, X509Certificate},
 };
 
-use crate::x509::{Hex, sha256};
+use crate::{
+    spiffe::{Curve, PublicKey, jwk::Kind},
+    x509::{Hex, sha256},
+};
 
 /// A key that the peer proved to hold, by the signature in the handshake.
 #[derive(Clone)]
@@ -60,14 +63,15 @@ impl BareKey {
             return Err(BareKeyError::NotSelfSigned);
         }
         let spki = certificate.public_key();
-        let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-        if spki.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY || curve != Some(OID_EC_P256) {
-            return Err(BareKeyError::NotP256);
+        // Strict about how it is written: the key is known by a hash of these bytes, and shall not have two. This also refuses a
+        // point that is compressed, or not on the curve.
+        match PublicKey::from_spki(spki.raw) {
+            Ok(key) if matches!(key.kind(), Kind::Ec { curve: Curve::P256, .. }) => {}
+            _ => return Err(BareKeyError::NotP256),
         }
         if certificate.signature_algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 {
             return Err(BareKeyError::NotSelfSigned);
         }
-        // This also refuses a point that is not on the curve.
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, spki.subject_public_key.as_ref())
             .verify(certificate.tbs_certificate.as_ref(), certificate.signature_value.as_ref())
             .map_err(|_| BareKeyError::NotSelfSigned)?;
@@ -88,8 +92,8 @@ pub enum BareKeyError {
     /// Signed by another key, or not as ECDSA with SHA-256.
     #[error("the certificate has no SPIFFE ID and is not signed with its own key")]
     NotSelfSigned,
-    /// Another kind of key.
-    #[error("the certificate has no SPIFFE ID and its key is not P-256")]
+    /// Another kind of key, or one whose point is compressed.
+    #[error("the certificate has no SPIFFE ID and its key is not an uncompressed point on P-256")]
     NotP256,
 }
 

@@ -158,6 +158,34 @@ fn which_certificates_prove_a_key() {
     }
 }
 
+/// A key is known by the hash of its SubjectPublicKeyInfo, so there must be one way to write it: the same key with its point
+/// compressed was another key.
+#[test]
+fn x509_30_a_bare_key_is_written_in_one_way() {
+    use crate::x509::fixtures::{Key, Recipe, SUBJECT_ALT_NAME, name, sequence, tlv};
+    let key = Key::p256();
+    let spki = key.spki();
+    let point = &spki[spki.len() - 65..];
+    let compressed = [&[2 + point[64] % 2], &point[1..33]].concat();
+    let written = |point: &[u8]| {
+        let algorithm =
+            [tlv(6, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1]), tlv(6, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7])];
+        sequence(&[sequence(&algorithm), tlv(3, &[&[0], point].concat())])
+    };
+    assert_eq!(written(point), spki);
+    for (what, spki, expected) in [
+        ("as everybody writes it", spki.clone(), Some(Ok(()))),
+        ("compressed", written(&compressed), Some(Err(BareKeyError::NotP256))),
+        ("hybrid", written(&[&[6 + point[64] % 2], &point[1..]].concat()), Some(Err(BareKeyError::NotP256))),
+    ] {
+        let mut recipe = Recipe::leaf("spiffe://example.org/a", &key);
+        (recipe.subject, recipe.issuer, recipe.spki) = (name("node"), name("node"), spki);
+        recipe.without(SUBJECT_ALT_NAME);
+        let found = BareKey::of_presented(&recipe.signed_by(&key), &[]);
+        assert_eq!(found.map(|key| key.map(drop)), expected, "{what}");
+    }
+}
+
 #[test]
 fn a_credential_is_checked_before_it_is_used() {
     let (certificate, key) = bare_certificate(&rcgen::PKCS_ECDSA_P256_SHA256, &[]);
