@@ -23,8 +23,8 @@ pub(super) enum Keys {
 const X509_SVID: &str = "x509-svid";
 const JWT_SVID: &str = "jwt-svid";
 
-/// Members of a JWK that hold something private (RFC 7518 §6).
-const PRIVATE_MEMBERS: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+/// Members of a JWK that hold something private (RFC 7518 §6; `priv` is that of the post-quantum key type `AKP`).
+const PRIVATE_MEMBERS: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 
 /// An array of objects with arrays: 3. The rest is for members that others may define.
 const MAX_DEPTH: usize = 16;

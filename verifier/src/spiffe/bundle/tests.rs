@@ -80,6 +80,11 @@ fn documents_that_are_refused_as_a_whole() {
             Err(BundleError::PrivateKey { entry: 0, member: "p".into() }),
         ),
         (
+            "TDB-09 a private key of a kind that nobody knows",
+            r#"{"keys":[{"kty":"AKP","alg":"ML-DSA-44","priv":"AA"}]}"#.into(),
+            Err(BundleError::PrivateKey { entry: 0, member: "priv".into() }),
+        ),
+        (
             "a symmetric key",
             r#"{"keys":[{"kty":"oct","k":"AA"}]}"#.into(),
             Err(BundleError::PrivateKey { entry: 0, member: "k".into() }),
