@@ -465,6 +465,63 @@ fn jwt_18_the_algorithm_is_looked_at_before_the_claims() {
     }
 }
 
+/// Two trust domains with one `kid`, and one key under two names: the bundle of `sub` and its `kid` decide, nothing else.
+#[test]
+fn wapi_31_jwt_24_the_same_kid_in_two_trust_domains() {
+    let (ours, theirs) = (Key::p256(), Key::p256());
+    let bundle = |name: &str, keys: &[(&str, &Key)]| {
+        let keys = keys.iter().map(|(key_id, key)| JwtAuthority::new(key_id, &key.spki()).unwrap());
+        std::sync::Arc::new(TrustBundle::new::<&[u8]>(domain(name), [], keys, None, None).unwrap())
+    };
+    let set = BundleSet::empty()
+        .with(bundle("example.org", &[("p256", &ours), ("old", &theirs)]))
+        .with(bundle("example.com", &[("p256", &theirs)]));
+    let mut foreign = claims();
+    foreign["sub"] = json!("spiffe://example.com/photo");
+    let found = |key: &Key, header: &str, claims: &Value| {
+        verify(&token_of(key, header, &claims.to_string()), &[AUDIENCE], &set, NOW).map(|jwt| jwt.id().to_string())
+    };
+    const OLD: &str = r#"{"alg":"ES256","kid":"old"}"#;
+    assert_eq!(found(&ours, HEADER, &claims()), Ok(ID.into()));
+    assert_eq!(found(&theirs, HEADER, &claims()), Err(JwtError::BadSignature), "T-25 a key of the other trust domain");
+    assert_eq!(found(&theirs, OLD, &claims()), Ok(ID.into()), "what our bundle says is ours");
+    assert_eq!(found(&ours, OLD, &claims()), Err(JwtError::BadSignature), "T-03 no other key is tried");
+    assert_eq!(found(&theirs, HEADER, &foreign), Ok("spiffe://example.com/photo".into()));
+    assert_eq!(found(&ours, HEADER, &foreign), Err(JwtError::BadSignature));
+}
+
+/// PS512 and ES512 as an attacker would bend them: another hash, DER, r or s cut, a signature of the other padding.
+#[test]
+fn jwt_04_a_17_es512_and_ps512_bent() {
+    let keys = Keys::new();
+    let bundles = keys.bundles();
+    for (algorithm, others, key_id, key) in [
+        (Algorithm::Es512, vec![Algorithm::Es256, Algorithm::Es384], "p521", &keys.p521),
+        (Algorithm::Ps512, vec![Algorithm::Ps256, Algorithm::Ps384, Algorithm::Rs512], "rsa", &keys.rsa),
+        (Algorithm::Rs256, vec![Algorithm::Ps256, Algorithm::Rs384], "rsa", &keys.rsa),
+    ] {
+        let input = SigningInput::new(algorithm, key_id, claims().as_object().unwrap());
+        let good = sign(key, algorithm, input.as_bytes());
+        let found =
+            |signature: &[u8]| verify(&input.clone().with_signature(signature), &[AUDIENCE], &bundles, NOW).map(drop);
+        assert_eq!(found(&good), Ok(()), "{algorithm}");
+        let mut bent = vec![good[1..].to_vec(), good[..good.len() - 1].to_vec(), [&[0], good.as_slice()].concat()];
+        bent.push([good.as_slice(), &good].concat());
+        bent.push(vec![0; good.len()]);
+        bent.push(vec![0xff; good.len()]);
+        for other in others {
+            match (algorithm, other) {
+                (Algorithm::Es512, Algorithm::Es256) => bent.push(sign(&keys.p256, other, input.as_bytes())),
+                (Algorithm::Es512, _) => bent.push(sign(&keys.p384, other, input.as_bytes())),
+                _ => bent.push(sign(key, other, input.as_bytes())),
+            }
+        }
+        for signature in bent {
+            assert_eq!(found(&signature), Err(JwtError::BadSignature), "{algorithm}, {} bytes", signature.len());
+        }
+    }
+}
+
 #[test]
 fn jwt_12_jwt_20_a_service_without_a_name_accepts_nothing() {
     let keys = Keys::new();

@@ -123,3 +123,95 @@ async fn a_server_that_stalls_does_not_hold_its_client() {
     assert_eq!(connector.connect("name.invalid:1").await.unwrap_err().code(), "host-unknown");
     assert_eq!(connector.connect("no-port").await.unwrap_err().code(), "address-invalid");
 }
+
+/// Later than the hello: the server's flight is read in part or whole, then the client says goodbye instead of going on.
+#[tokio::test]
+async fn t_17_close_notify_at_each_later_step_ends_the_handshake() {
+    let world = World::new();
+    let acceptor = acceptor(&world.identity("/db"), "spiffe://example.org/web");
+    for read_at_most in [0, 1, 100, 1500, usize::MAX] {
+        let config = client_config_handshake_only(&world.identity("/web"), set("spiffe://example.org/db")).unwrap();
+        let name = ServerName::try_from("server.test").unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let (mut ours, theirs) = loopback().await;
+        let accepting = tokio::spawn({
+            let acceptor = acceptor.clone();
+            async move { acceptor.accept(theirs).await.map(drop) }
+        });
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        ours.write_all(&bytes).await.unwrap();
+        let mut flight = vec![0; 16 * 1024];
+        let read = timeout(Duration::from_secs(5), ours.read(&mut flight)).await.unwrap().unwrap();
+        let part = &flight[..read.min(read_at_most)];
+        client.read_tls(&mut &*part).unwrap();
+        drop(client.process_new_packets());
+        // Its own answer to the flight is thrown away; close_notify comes with whatever keys it has now.
+        bytes.clear();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        client.send_close_notify();
+        bytes.clear();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        if bytes.is_empty() {
+            bytes.extend_from_slice(&CLOSE_NOTIFY);
+        }
+        ours.write_all(&bytes).await.unwrap();
+        ours.shutdown().await.unwrap();
+        let ended = timeout(Duration::from_secs(5), accepting).await.expect("it does not go round in circles");
+        assert!(ended.expect("no panic").is_err(), "after {read_at_most} bytes of the server's");
+    }
+}
+
+/// A chain as a client can send it at most: thousands of certificates, or one that fills the message.
+#[tokio::test]
+async fn t_06_a_huge_certificate_message_is_refused_by_its_bounds() {
+    #[derive(Debug)]
+    struct Sends(Arc<rustls::sign::CertifiedKey>);
+    impl rustls::client::ResolvesClientCert for Sends {
+        fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+    let world = World::new();
+    let acceptor = acceptor(&world.identity("/db"), "spiffe://example.org/web");
+    let svid = world.authority.svid("/web", 600);
+    let filler = |count: usize, bytes: usize| vec![rustls::pki_types::CertificateDer::from(vec![0x30; bytes]); count];
+    for (more, code) in [
+        (filler(0, 0), None),
+        (filler(6, 8), None),
+        (filler(7, 8), Some("too-many-certificates")),
+        (filler(5_000, 1), Some("too-many-certificates")),
+        (filler(1, 16 * 1024), Some("chain-too-large")),
+        (filler(1, 48 * 1024), Some("chain-too-large")),
+        (filler(6, 10 * 1024), Some("chain-too-large")),
+    ] {
+        let mut key = (**svid.certified_key()).clone();
+        key.cert.extend(more);
+        let mut config = client_config_handshake_only(&world.identity("/web"), set("spiffe://example.org/db")).unwrap();
+        config.client_auth_cert_resolver = Arc::new(Sends(Arc::new(key)));
+        let (ours, theirs) = tokio::io::duplex(256 * 1024);
+        let name = ServerName::try_from("server.test").unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let (_, accepted) = tokio::join!(connector.connect(name, ours), acceptor.accept(theirs));
+        assert_eq!(accepted.as_ref().err().map(AcceptError::code), code, "{accepted:?}");
+    }
+    // A Certificate message of other than the leaf's key: whoever copies a chain has not its key.
+    let stranger = world.authority.svid("/web", 600);
+    let mixed = rustls::sign::CertifiedKey::new(svid.chain().to_vec(), Arc::clone(&stranger.certified_key().key));
+    let mut config = client_config_handshake_only(&world.identity("/web"), set("spiffe://example.org/db")).unwrap();
+    config.client_auth_cert_resolver = Arc::new(Sends(Arc::new(mixed)));
+    for turn in ["first", "with its chain in the cache"] {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let name = ServerName::try_from("server.test").unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config.clone()));
+        let (_, accepted) = tokio::join!(connector.connect(name, ours), acceptor.accept(theirs));
+        assert_eq!(accepted.unwrap_err().code(), "handshake-failed", "T-03 {turn}");
+    }
+}

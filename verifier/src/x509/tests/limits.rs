@@ -130,3 +130,91 @@ fn the_cache_is_bounded_and_keyed_by_every_byte() {
     }
     assert_eq!(cache.len(), 2);
 }
+
+/// Whoever is on the way counts, wherever the flaw is: each certificate of a chain broken in turn, with and without the cache,
+/// beside bundles of other trust domains.
+#[test]
+fn id_20_x509_36_a_path_that_leaves_the_trust_domain_and_comes_back_is_refused() {
+    let (ours, theirs) = (Realm::new("example.org"), Realm::new("example.com"));
+    let both: BundleSet = [bundle_of("example.org", &[&ours.root.der]), bundle_of("example.com", &[&theirs.root.der])]
+        .into_iter()
+        .map(std::sync::Arc::new)
+        .collect();
+    // Their authority, certified by our root under their name: it is not ours to sign with.
+    let across = ours.root.intermediate_with("example.com", "across", Key::p256(), |_| {});
+    let below = across.intermediate_with("example.org", "below", Key::p256(), |_| {});
+    let chain = [below.leaf(ID, &ours.key), below.der.clone(), across.der.clone()];
+    let foreign = ProfileError::ForeignAuthority { found: "example.com".into(), expected: domain("example.org") };
+    assert_eq!(verdict(&chain, &both, NOW), Err(intermediate_flaw(2, foreign)));
+    // Our root under their name in their bundle's place: the leaf's own trust domain decides.
+    let chain = [theirs.issuing.leaf("spiffe://example.com/photo", &ours.key), theirs.issuing.der.clone()];
+    assert_eq!(verdict(&chain, &both, NOW).unwrap().authority_sha256(), &sha256(&theirs.root.der));
+    let chain = [ours.issuing.leaf("spiffe://example.com/photo", &ours.key), ours.issuing.der.clone()];
+    let foreign = ProfileError::ForeignAuthority { found: "example.org".into(), expected: domain("example.com") };
+    assert_eq!(verdict(&chain, &both, NOW), Err(intermediate_flaw(1, foreign)), "T-25");
+}
+
+/// A leaf that is itself in the bundle, a root that comes as an intermediate, chains that go round.
+#[test]
+fn x509_30_paths_without_an_authority_above_them() {
+    let realm = Realm::new("example.org");
+    let leaf = realm.issuing.leaf(ID, &realm.key);
+    let refused = TrustBundle::new(domain("example.org"), [&leaf], [], None, None);
+    assert!(refused.is_err(), "a leaf is no root");
+    let pem = crate::spiffe::pem("CERTIFICATE", &leaf);
+    let skipping = TrustBundle::parse_pem(domain("example.org"), pem.as_bytes()).unwrap();
+    assert_eq!(skipping.skipped().len(), 1);
+    let none = Err(VerifyError::NoAuthorities { trust_domain: domain("example.org") });
+    assert_eq!(verdict(from_ref(&leaf), &skipping.into(), NOW), none);
+    // Signed by itself, with the root's name.
+    let own = Key::p256();
+    let mut recipe = Recipe::leaf(ID, &own);
+    recipe.issuer = realm.root.name.clone();
+    let selfish = recipe.signed_by(&own);
+    assert_eq!(verdict(from_ref(&selfish), &realm.bundles(), NOW), Err(VerifyError::BadSignature));
+    // A forged root of the right name, sent along.
+    let forged = Authority::root("example.org");
+    let chain = [forged.leaf(ID, &own), forged.der.clone()];
+    assert!(verdict(&chain, &realm.bundles(), NOW).is_err());
+    let issuing = forged.intermediate("example.org");
+    let chain = [issuing.leaf(ID, &own), issuing.der.clone(), forged.der.clone(), realm.root.der.clone()];
+    assert!(verdict(&chain, &realm.bundles(), NOW).is_err());
+    // A root in the bundle may come along, and its issuing authority may be in the bundle itself (X509-41).
+    let inside = bundle_of("example.org", &[&realm.issuing.der]).into();
+    let chain = [leaf.clone(), realm.issuing.der.clone(), realm.root.der.clone()];
+    assert_eq!(verdict(&chain, &inside, NOW).unwrap().authority_sha256(), &sha256(&realm.issuing.der));
+}
+
+/// What a stranger's chain costs at most, when it is made of keys that are slow to verify and of names that lead everywhere.
+#[cfg(feature = "tokio")]
+#[test]
+fn t_06_the_most_expensive_chain_of_a_stranger_stays_cheap() {
+    let root = Authority::root("example.org");
+    let bundles: BundleSet = bundle_of("example.org", &[&root.der]).into();
+    let names = ["a", "b", "c"];
+    // All of them claim to be signed by the root or by each other, with keys of their own.
+    let made: Vec<_> = (0..7)
+        .map(|n| {
+            let key = Key::p521();
+            let mut recipe = Recipe::authority("example.org", names[n % 3], &key);
+            recipe.issuer = if n < 3 { root.name.clone() } else { name(names[(n + 1) % 3]) };
+            Authority { der: recipe.signed_by(&key), name: recipe.subject, key }
+        })
+        .collect();
+    let leaf = Key::p521();
+    let mut chain = vec![made[0].leaf(ID, &leaf)];
+    chain.extend(made.iter().map(|authority| authority.der.clone()));
+    let started = processor_time();
+    for _ in 0..10 {
+        assert!(verify_chain(&chain, &bundles, NOW).is_err());
+    }
+    let each = (processor_time() - started) / 10;
+    assert!(each < std::time::Duration::from_millis(250), "{each:?} of this thread for one chain");
+}
+
+/// The processor time of this thread.
+#[cfg(feature = "tokio")]
+fn processor_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    std::time::Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
