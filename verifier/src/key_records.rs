@@ -6,6 +6,8 @@
 //! Records come from a file ([`KeyRecords::parse`], `bonafide-ca key` writes it), are checked as a whole and then never change;
 //! [`crate::authenticate::Authenticators::replace_key_records`] swaps them.
 
+#[cfg(all(feature = "policy-file", feature = "jwt"))]
+mod caller_key;
 mod error;
 #[cfg(feature = "policy-file")]
 mod syntax;
@@ -27,6 +29,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(all(feature = "policy-file", feature = "jwt"))]
+pub use self::caller_key::{CallerKey, CallerKeyError, TokenKey};
 pub use self::error::{KeyRecordFlaw, KeyRecordsError, Position};
 #[cfg(all(feature = "tokio", feature = "policy-file"))]
 pub use self::watch::KeyFileHealth;

@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     identity::Snapshot,
     jwt::{
-        Compact, JwtError, LEEWAY, MAX_TOKEN_BYTES, UnverifiedJwt,
+        Algorithm, Compact, JwtError, LEEWAY, MAX_TOKEN_BYTES, UnverifiedJwt,
         access_token::{self, Issuer},
         shared_secret,
     },
@@ -65,6 +65,10 @@ impl Authenticators {
                 Ok(of_shared_secret(verified))
             }
             (None, Some(key), None) => self.of_access_token(&compact, key, at),
+            // No key of ours, and not even signed as a JWT-SVID is.
+            (None, None, None) if Algorithm::from_name(compact.algorithm()?).is_none() => {
+                Err(JwtError::NoKey { key_id: cut(key_id) }.into())
+            }
             (None, None, _) if self.0.jwt_svids => self.of_jwt_svid(&compact, snapshot, at),
             // An API key's ID is no name of a key that signs.
             (Some(Named::ApiKey(_)) | None, None, None) => Err(JwtError::NoKey { key_id: cut(key_id) }.into()),

@@ -63,8 +63,31 @@ impl KeyRecords {
     }
 }
 
+impl KeyRecords {
+    /// Reads a file for a tool that is of no trust domain itself: the owners' is that of the first of them. None without any record.
+    ///
+    /// # Errors
+    /// As [`KeyRecords::parse`].
+    pub fn parse_of_first_owner(text: &str) -> Result<Option<Self>, KeyRecordsError> {
+        let first = DeTable::parse(text.get(..MAX_FILE_BYTES).unwrap_or(text)).ok().and_then(|file| {
+            let keys = file.get_ref().get("key")?.get_ref().as_array()?;
+            let owner = keys.first()?.get_ref().as_table()?.get("owner")?.get_ref().as_str()?;
+            SpiffeId::parse(owner).ok()
+        });
+        match first {
+            Some(owner) => Self::parse(text, owner.trust_domain()).map(Some),
+            None => {
+                // Whatever is wrong with it is wrong in any trust domain; a file without records has none.
+                let any = TrustDomain::parse("x")
+                    .map_err(|_| KeyRecordsError { at: Position::of(text, 0), flaw: KeyRecordFlaw::Syntax })?;
+                Self::parse(text, &any).map(|_| None)
+            }
+        }
+    }
+}
+
 /// An offset and what is wrong there.
-type Wrong = (usize, KeyRecordFlaw);
+pub(super) type Wrong = (usize, KeyRecordFlaw);
 
 /// The records, and where each begins.
 fn read_file(file: &Spanned<DeTable<'_>>) -> Result<(Vec<KeyRecord>, Vec<usize>), Wrong> {
@@ -121,7 +144,7 @@ fn read_record(record: &Members<'_, '_>) -> Result<KeyRecord, Wrong> {
     })
 }
 
-fn read_roles(record: &Members<'_, '_>) -> Result<Roles, Wrong> {
+pub(super) fn read_roles(record: &Members<'_, '_>) -> Result<Roles, Wrong> {
     let Some(value) = record.table.get("roles") else { return Ok(Roles::default()) };
     let wrong = |at| (at, KeyRecordFlaw::Type { member: "roles", expected: "a list of the names of roles" });
     let names = value.get_ref().as_array().ok_or_else(|| wrong(value.span().start))?;
@@ -166,19 +189,19 @@ fn hash(digits: &str) -> Option<SecretHash> {
     Some(SecretHash::from_bytes(bytes))
 }
 
-fn whole(value: &Spanned<DeValue<'_>>) -> Option<u64> {
+pub(super) fn whole(value: &Spanned<DeValue<'_>>) -> Option<u64> {
     let integer = value.get_ref().as_integer()?;
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
 /// A table and where it begins.
-struct Members<'t, 'i> {
-    start: usize,
-    table: &'t DeTable<'i>,
+pub(super) struct Members<'t, 'i> {
+    pub(super) start: usize,
+    pub(super) table: &'t DeTable<'i>,
 }
 
 impl<'t, 'i> Members<'t, 'i> {
-    fn only(&self, known: &[&str]) -> Result<(), Wrong> {
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), Wrong> {
         match self.table.keys().find(|name| !known.contains(&name.get_ref().as_ref())) {
             Some(name) => {
                 let member = name.get_ref().chars().take(64).collect();
@@ -188,11 +211,11 @@ impl<'t, 'i> Members<'t, 'i> {
         }
     }
 
-    fn required(&self, member: &'static str) -> Result<&'t Spanned<DeValue<'i>>, Wrong> {
+    pub(super) fn required(&self, member: &'static str) -> Result<&'t Spanned<DeValue<'i>>, Wrong> {
         self.table.get(member).ok_or((self.start, KeyRecordFlaw::Missing { member }))
     }
 
-    fn text(&self, member: &'static str) -> Result<(usize, &'t str), Wrong> {
+    pub(super) fn text(&self, member: &'static str) -> Result<(usize, &'t str), Wrong> {
         let value = self.required(member)?;
         let start = value.span().start;
         let text = value.get_ref().as_str();
@@ -200,7 +223,7 @@ impl<'t, 'i> Members<'t, 'i> {
     }
 
     /// A date, a time and an offset, so that it is one moment.
-    fn date(&self, member: &'static str) -> Result<Timestamp, Wrong> {
+    pub(super) fn date(&self, member: &'static str) -> Result<Timestamp, Wrong> {
         let value = self.required(member)?;
         let expected = "a date and time with its offset, such as 2027-03-31T00:00:00Z";
         let written = value.get_ref().as_datetime().map(ToString::to_string);
