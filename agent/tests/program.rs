@@ -322,6 +322,7 @@ fn inspect_gives_the_verifiers_verdict_on_tokens_and_bundles() {
     let output = run(&["inspect", &put(dir, "b.json", &document), "--output", "json"]);
     let shown = json(&output);
     assert_eq!((code(&output), &shown["kind"], &shown["sequence"]), (0, &json!("spiffe-bundle"), &json!(7)));
+    assert_eq!(shown["verdict"], Value::Null, "a bundle by itself proves nothing: {shown}");
     assert_eq!(
         (&shown["jwt_authorities"][0]["kid"], shown["x509_authorities"].as_array().unwrap().len()),
         (&json!("key-1"), 1)

@@ -241,7 +241,8 @@ fn agent(socket: &SocketArguments, findings: &mut Vec<Finding>) {
     if answer.clock_offset_ms.unsigned_abs() >= 10_000 {
         findings.push(warning("BF0405", describe_offset(answer.clock_offset_ms), "timedatectl status"));
     }
-    for note in &answer.notes {
+    // What a part says of itself is not said again.
+    for note in answer.notes.iter().filter(|note| answer.health.iter().all(|part| part.reason != **note)) {
         findings.push(warning("BF0406", printable(note), ""));
     }
 }

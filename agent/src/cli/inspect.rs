@@ -101,7 +101,15 @@ fn text(report: &Report) -> String {
     let mut rows = vec![("kind", report.kind.to_owned())];
     rows.extend(report.rows.iter().cloned());
     match &report.verdict {
-        None => rows.push(("verdict", "none: nothing was verified; give --bundle TRUST-DOMAIN=FILE".to_owned())),
+        None => {
+            let verdict = match report.kind {
+                "spiffe-bundle" | "x509-authorities" => {
+                    "none: a bundle says itself what it is; compare it with its source"
+                }
+                _ => "none: nothing was verified; give --bundle TRUST-DOMAIN=FILE",
+            };
+            rows.push(("verdict", verdict.to_owned()));
+        }
         Some(Verdict::Accepted { rows: accepted }) => {
             rows.push(("verdict", "accepted".to_owned()));
             rows.extend(accepted.iter().cloned());

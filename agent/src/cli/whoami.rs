@@ -61,7 +61,9 @@ fn text(answer: &WhoAmIResponse, now: Timestamp) -> String {
         rows.push(("services", "none: no service on this node matches".to_owned()));
     }
     if let Some(miss) = &answer.nearest_miss {
-        rows.push(("nearest", printable(&miss.spiffe_id)));
+        let nearest =
+            if miss.spiffe_id.is_empty() { "none: no service is registered for this node" } else { &miss.spiffe_id };
+        rows.push(("nearest", printable(nearest)));
         for difference in &miss.differences {
             let found = if difference.found.is_empty() {
                 "nothing of the kind".to_owned()
@@ -151,6 +153,10 @@ notes       only uid and gid
 reference   r1 (the agent's log has the same)
 ";
         assert_eq!(text(&answer, now), expected);
+        answer.nearest_miss =
+            Some(NearestMiss { command: "bonafide-ca service add /photo".into(), ..NearestMiss::default() });
+        let shown = text(&answer, now);
+        assert!(shown.contains("nearest     none: no service is registered for this node\nto mend it"), "{shown}");
         answer.nearest_miss = None;
         answer.notes.clear();
         let service = |path: &str, not_after_ms| Match {

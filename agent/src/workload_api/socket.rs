@@ -137,7 +137,8 @@ fn create_open_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// Whoever can write the directory can put a socket of his own where workloads look. A sticky directory such as `/tmp` lets
-/// others create entries, not replace ours.
+/// others create entries, not replace ours. Where each user has a group of his own, directories are writable by it by default
+/// (umask 002, as on Ubuntu): that is nobody else.
 fn check_directory(directory: &Path) -> Result<(), BindError> {
     let there = std::fs::metadata(directory).map_err(|source| BindError::Io {
         doing: "look at",
@@ -145,7 +146,8 @@ fn check_directory(directory: &Path) -> Result<(), BindError> {
         source,
     })?;
     const STICKY: u32 = 0o1000;
-    if there.mode() & 0o022 != 0 && there.mode() & STICKY == 0 {
+    let written_by_others = there.mode() & 0o002 != 0 || there.mode() & 0o020 != 0 && !is_own_group(there.gid());
+    if written_by_others && there.mode() & STICKY == 0 {
         return Err(BindError::OpenDirectory { directory: directory.to_owned() });
     }
     let owner = there.uid();
@@ -153,6 +155,15 @@ fn check_directory(directory: &Path) -> Result<(), BindError> {
         return Err(BindError::ForeignDirectory { directory: directory.to_owned(), owner });
     }
     Ok(())
+}
+
+/// Whether this process's user alone is in the group, which has his name.
+fn is_own_group(gid: u32) -> bool {
+    use nix::unistd::{Gid, Group, User, geteuid};
+    let (Ok(Some(user)), Ok(Some(group))) = (User::from_uid(geteuid()), Group::from_gid(Gid::from_raw(gid))) else {
+        return false;
+    };
+    user.gid == group.gid && user.name == group.name && group.mem.iter().all(|member| *member == user.name)
 }
 
 /// A socket on which nobody answers is what an agent that was killed left behind.
@@ -357,6 +368,16 @@ mod tests {
         std::fs::create_dir(&open).unwrap();
         crate::testing::set_mode(&open, 0o777);
         assert!(matches!(Socket::bind(&open.join("s")), Err(BindError::OpenDirectory { .. })));
+        // The own group's is ours, any other one's is not.
+        crate::testing::set_mode(&open, 0o775);
+        let own = std::fs::metadata(&open).unwrap().gid();
+        assert_eq!(Socket::bind(&open.join("s")).is_ok(), is_own_group(own));
+        if rustix::process::geteuid().is_root() {
+            assert!(is_own_group(0), "root's");
+            std::os::unix::fs::chown(&open, None, Some(crate::testing::OTHER_UID)).unwrap();
+            assert!(matches!(Socket::bind(&open.join("s")), Err(BindError::OpenDirectory { .. })));
+            std::os::unix::fs::chown(&open, None, Some(own)).unwrap();
+        }
         crate::testing::set_mode(&open, 0o1777);
         assert!(Socket::bind(&open.join("s")).is_ok(), "sticky, like /tmp");
         if rustix::process::geteuid().is_root() {
