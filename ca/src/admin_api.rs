@@ -27,14 +27,14 @@ use bonafide_verifier::serve::{Drained, ServeOptions, serve};
 use data_encoding::HEXLOWER;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::info;
+use tracing::{info, warn};
 
 use self::answers::{authority, node, ttl};
 pub(crate) use self::incoming::AdminIncoming;
 use self::incoming::Administrator;
 use self::rollout::Rollout;
-use crate::audit::Who;
-use crate::authority::Authorities;
+use crate::audit::{self, Who};
+use crate::authority::{Authorities, AuthorityKind};
 use crate::health::Health;
 use crate::node_api::Hub;
 use crate::registry::{self, NewInvitation, NewService, Registry, ServiceUpdate, Snapshot};
@@ -82,10 +82,25 @@ impl AdminApi {
         answers::service(service, nodes, acknowledged)
     }
 
-    /// When the last SVID that may be out expires, by the lifetimes that are registered now.
-    fn last_expiry<'a>(&self, services: impl IntoIterator<Item = &'a Arc<registry::Service>>) -> i64 {
-        let longest = services.into_iter().map(|service| service.x509_ttl.max(service.jwt_ttl)).max();
-        longest.map_or(0, |longest| self.clock.now().saturating_add(longest).unix_millis())
+    /// When the last SVID expires that a service has, or that the services on a node have: by what was issued, since a lifetime may
+    /// have been shortened, or the service taken off the node, after that. Where that cannot be told, the latest that it can be.
+    async fn last_expiry(&self, about: audit::Filter) -> i64 {
+        let now = self.clock.now();
+        // No service has a longer lifetime than a third of an authority's.
+        let authorities = self.authorities.list();
+        let signing = authorities.iter().filter(|authority| authority.kind != AuthorityKind::Root);
+        let longest =
+            signing.map(|authority| authority.not_after.since(authority.not_before)).max().unwrap_or_default() / 3;
+        let about = audit::Filter { since: Some(now.saturating_sub(longest)), ..about };
+        let issued = self.store.read(move |reader| audit::last_expiry(reader, about, now)).await;
+        match issued {
+            Ok(issued) if issued.is_complete => issued.at.map_or(0, Timestamp::unix_millis),
+            Ok(_) => now.saturating_add(longest).unix_millis(),
+            Err(error) => {
+                warn!(%error, "the log does not tell what was issued; assuming the longest lifetime");
+                now.saturating_add(longest).unix_millis()
+            }
+        }
     }
 }
 
@@ -146,7 +161,10 @@ impl Contract for AdminApi {
         let who = who(&request)?;
         let name = parse_name(&request.into_inner().name)?;
         let last_svid_expires_ms = match self.registry.remove_node(name.clone(), who.clone()).await {
-            Ok(removed) => self.last_expiry(&removed.services),
+            Ok(()) => {
+                let node = Some(name.to_string());
+                self.last_expiry(audit::Filter { node, ..audit::Filter::default() }).await
+            }
             // Never joined: its invitation is all there is.
             Err(WriteError::Refused(registry::NodeError::Unknown { .. })) => {
                 let revoked = self.registry.revoke_invitation(name.clone(), who.clone()).await;
@@ -237,7 +255,9 @@ impl Contract for AdminApi {
         let removed = self.registry.remove_service(request.into_inner().path, who.clone()).await;
         let service = removed.map_err(refuse::service)?;
         info!(spiffe_id = %service.spiffe_id, by = %who, "removed service");
-        Ok(Response::new(RemoveServiceResponse { last_svid_expires_ms: self.last_expiry([&service]) }))
+        let spiffe_id = Some(service.spiffe_id.to_string());
+        let last_svid_expires_ms = self.last_expiry(audit::Filter { spiffe_id, ..audit::Filter::default() }).await;
+        Ok(Response::new(RemoveServiceResponse { last_svid_expires_ms }))
     }
 
     async fn show_bundle(&self, request: Request<ShowBundleRequest>) -> Result<Response<ShowBundleResponse>, Status> {

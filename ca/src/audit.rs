@@ -15,7 +15,7 @@ pub(crate) mod verify;
 pub(crate) use self::{
     chain::{Head, HeadSigner},
     kind::Kind,
-    list::{Entry, Filter, page},
+    list::{Entry, Filter, last_expiry, page},
     record::{JwtIssued, Record, SvidKind, Who, X509Issued},
     verify::{VerifyError, verify_file},
 };

@@ -1,10 +1,11 @@
 use bonafide_ca_api::Refusal;
 use bonafide_ca_api::generated::admin::StringList;
 use bonafide_verifier::clock::ManualClock;
-use bonafide_verifier::spiffe::TrustDomain;
+use bonafide_verifier::spiffe::{SpiffeId, TrustDomain};
 use tonic::Code;
 
 use super::*;
+use crate::audit::{Record, SvidKind, X509Issued};
 use crate::data_dir::{self, Opened};
 
 /// The API over a fresh directory.
@@ -192,13 +193,63 @@ async fn an_invitation_is_shown_until_it_expires_and_can_be_revoked() {
     assert_eq!(code(again).1, "node-unknown");
 }
 
+/// What was said was the present lifetime from now on: too early where it had been an hour until a moment ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_says_when_the_last_svid_that_was_issued_ends() {
+    let Fixture { api, opened, clock, _directory, .. } = fixture().await;
+    let now = clock.now();
+    let issued = |spiffe_id: &str, node: &str, kind: SvidKind, minutes: u64| {
+        Record::x509_issued(&X509Issued {
+            who: &Who::Ca,
+            node: Some(&node.parse().unwrap()),
+            kind,
+            spiffe_id: &SpiffeId::parse(spiffe_id).unwrap(),
+            serial: &[1],
+            key_hash: &[2; 32],
+            tbs_hash: &[3; 32],
+            issuer: "issuer",
+            not_before: now,
+            not_after: now.saturating_add(Duration::from_secs(60 * minutes)),
+            dns_names: &[],
+        })
+    };
+    let photo_id = "spiffe://example.org/photo";
+    let records = vec![
+        issued(photo_id, "n1", SvidKind::Service, 60),
+        issued(photo_id, "n2", SvidKind::Service, 50),
+        issued("spiffe://example.org/photos", "n2", SvidKind::Service, 90),
+        issued("spiffe://example.org/bonafide/node/n1", "n1", SvidKind::Node, 1440),
+    ];
+    opened.store.record_group(records).await.unwrap();
+    let about = |spiffe_id: Option<&str>, node: Option<&str>| audit::Filter {
+        spiffe_id: spiffe_id.map(str::to_owned),
+        node: node.map(str::to_owned),
+        ..audit::Filter::default()
+    };
+    let in_minutes = |minutes: u64| now.saturating_add(Duration::from_secs(60 * minutes)).unix_millis();
+    assert_eq!(api.last_expiry(about(None, Some("n1"))).await, in_minutes(60), "not its own SVID's");
+    assert_eq!(api.last_expiry(about(None, Some("n2"))).await, in_minutes(90));
+    assert_eq!(api.last_expiry(about(None, Some("n3"))).await, 0);
+    api.add_service(by_root(photo("photo"))).await.unwrap();
+    let shorter = UpdateServiceRequest {
+        path: "photo".into(),
+        x509_ttl_s: Some(60),
+        jwt_ttl_s: Some(60),
+        ..UpdateServiceRequest::default()
+    };
+    api.update_service(by_root(shorter)).await.unwrap();
+    let removed = api.remove_service(by_root(RemoveServiceRequest { path: "photo".into() })).await.unwrap();
+    assert_eq!(removed.get_ref().last_svid_expires_ms, in_minutes(60));
+    clock.advance(Duration::from_secs(3600));
+    assert_eq!(api.last_expiry(about(Some(photo_id), None)).await, 0, "all have ended");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_recorded_under_the_administrator_s_name() {
     let Fixture { api, opened, _directory, .. } = fixture().await;
     api.add_service(by_root(photo("photo"))).await.unwrap();
     let removed = api.remove_service(by_root(RemoveServiceRequest { path: "photo".into() })).await.unwrap();
-    let until = api.clock.now().saturating_add(Duration::from_secs(3600)).unix_millis();
-    assert_eq!(removed.get_ref().last_svid_expires_ms, until, "by the longest lifetime it had");
+    assert_eq!(removed.get_ref().last_svid_expires_ms, 0, "nothing was issued");
     let filter = crate::audit::Filter { limit: 2, ..crate::audit::Filter::default() };
     let page = opened.store.read(move |reader| crate::audit::page(reader, &filter)).await.unwrap();
     let kinds: Vec<&str> = page.entries.iter().map(|entry| entry.kind.as_str()).collect();

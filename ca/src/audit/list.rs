@@ -75,6 +75,28 @@ pub(crate) fn page(reader: &Reader<'_>, filter: &Filter) -> Result<Page, TxError
     Ok(page)
 }
 
+/// When the last SVID ends that a service has, or that the services on a node have, by what was issued.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct LastExpiry {
+    /// The latest end that was found; none: all have ended.
+    pub(crate) at: Option<Timestamp>,
+    /// Whether everything was looked at that may count; else there may be a later one.
+    pub(crate) is_complete: bool,
+}
+
+/// See [`LastExpiry`]. `about` names the service or the node, and since when what was issued may still be valid. A node's own SVID
+/// does not count: no policy takes it for a service.
+pub(crate) fn last_expiry(reader: &Reader<'_>, about: Filter, now: Timestamp) -> Result<LastExpiry, TxError> {
+    let page = page(reader, &Filter { kinds: vec![Kind::X509Issued, Kind::JwtIssued], limit: MOST, ..about })?;
+    let end = |entry: &Entry| {
+        let body: Value = serde_json::from_str(&entry.body).ok()?;
+        let of_service = body.get("svid").and_then(Value::as_str) == Some("service");
+        let not_after = Timestamp::from_unix_millis(body.get("not_after").and_then(Value::as_i64)?);
+        (of_service && now < not_after).then_some(not_after)
+    };
+    Ok(LastExpiry { at: page.entries.iter().filter_map(end).max(), is_complete: page.next.is_none() })
+}
+
 impl Filter {
     fn matches(&self, kind: &str, at: Timestamp, body: &str) -> bool {
         if self.since.is_some_and(|since| at < since) {

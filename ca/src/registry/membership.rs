@@ -7,9 +7,7 @@ use bonafide_verifier::clock::Timestamp;
 use data_encoding::HEXLOWER;
 use serde_json::json;
 
-use super::{
-    Change, KeyHash, KeyState, Node, NodeError, PendingKey, RecoverRefusal, Registry, Service, StaleCount, What,
-};
+use super::{Change, KeyHash, KeyState, Node, NodeError, PendingKey, RecoverRefusal, Registry, StaleCount, What};
 use crate::{
     audit::{Kind, Record, Who},
     store::{Abort, Tx, TxError, WriteError},
@@ -21,13 +19,6 @@ pub(crate) struct Joined {
     pub(crate) node: Arc<Node>,
     /// It had joined already and its answer was lost.
     pub(crate) retried: bool,
-}
-
-/// A node that was removed.
-#[derive(Clone, Debug)]
-pub(crate) struct RemovedNode {
-    /// What it could hold until now: verifiers may take its last SVIDs until they expire.
-    pub(crate) services: Vec<Arc<Service>>,
 }
 
 impl Registry {
@@ -178,7 +169,7 @@ impl Registry {
     }
 
     /// Removes a node: its key is a stranger's from now on, and its open invitation is closed.
-    pub(crate) async fn remove_node(&self, name: NodeName, who: Who) -> Result<RemovedNode, WriteError<NodeError>> {
+    pub(crate) async fn remove_node(&self, name: NodeName, who: Who) -> Result<(), WriteError<NodeError>> {
         let registry = self.clone();
         self.inner
             .store
@@ -189,9 +180,8 @@ impl Registry {
                 let body = json!({ "node": name.as_str(), "key": HEXLOWER.encode(&node.current_key) });
                 tx.record(&Record::change(Kind::NodeRemoved, &who, body))?;
                 let node = Arc::new(node);
-                let services = registry.load().services_of(&node).into_iter().cloned().collect();
                 registry.publish_with(tx, Change { version: None, what: What::NodeRemoved(node) });
-                Ok(RemovedNode { services })
+                Ok(())
             })
             .await
     }

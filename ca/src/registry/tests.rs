@@ -196,8 +196,7 @@ async fn a_removed_node_is_a_stranger() {
     registry.invite(invitation("a", &[], false), [1; 32], admin()).await.unwrap();
     registry.join([1; 32], key(1), from()).await.unwrap();
     let mut changes = registry.changes();
-    let removed = registry.remove_node(name("a"), admin()).await.unwrap();
-    assert_eq!(removed.services.len(), 1);
+    registry.remove_node(name("a"), admin()).await.unwrap();
     assert!(matches!(changes.recv().await.unwrap().what, What::InvitationClosed(_)));
     assert!(matches!(&changes.recv().await.unwrap().what, What::NodeRemoved(node) if node.name == name("a")));
     assert_eq!(refusal(registry.recover(key(1), from()).await), RecoverRefusal::Unknown);
