@@ -52,6 +52,32 @@ pub enum Drained {
 ///
 /// At [`ServeOptions::connections`] open connections it stops accepting; the kernel's backlog, also bounded, holds the others.
 /// Dropping the future cuts all connections at once.
+///
+#[cfg_attr(all(feature = "axum", feature = "workload-api"), doc = "```no_run")]
+#[cfg_attr(not(all(feature = "axum", feature = "workload-api")), doc = "```ignore")]
+/// use std::{sync::Arc, time::Duration};
+///
+/// use axum::{Extension, Router, routing::get};
+/// use bonafide_verifier::{
+///     clock::SystemClock,
+///     identity::{Identity, workload_api::WorkloadApi},
+///     serve::{ServeOptions, TlsIncoming, serve},
+///     tls::{Acceptor, AcceptorOptions, Peer, PeerSet},
+/// };
+/// use tokio_util::sync::CancellationToken;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let identity = Identity::spawn(&WorkloadApi::from_env()?, Arc::new(SystemClock));
+/// identity.ready(Duration::from_secs(30)).await?;
+/// let callers = PeerSet::parse(["spiffe://example.org/web", "spiffe://example.org/batch/*"])?;
+/// let acceptor = Acceptor::new(&identity, callers, AcceptorOptions::default())?;
+///
+/// // Of tonic: `tonic::service::Routes::new(server).into_axum_router()`.
+/// let app = Router::new().route("/", get(async |Extension(peer): Extension<Peer>| format!("{:?}", peer.id())));
+/// let listener = tokio::net::TcpListener::bind("[::]:8443").await?;
+/// serve(TlsIncoming::new(listener, &acceptor), app, ServeOptions::default(), CancellationToken::new()).await;
+/// # Ok(()) }
+/// ```
 pub async fn serve<I, S, B>(incoming: I, service: S, options: ServeOptions, stop: CancellationToken) -> Drained
 where
     I: Incoming,

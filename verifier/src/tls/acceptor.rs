@@ -17,6 +17,26 @@ use super::{
 use crate::identity::Identity;
 
 /// Makes secured streams out of accepted connections. Cheap to clone.
+///
+/// For HTTP give it to [`TlsIncoming`](crate::serve::TlsIncoming). For anything else a connection's own task does this:
+///
+/// ```no_run
+/// use bonafide_verifier::tls::{AcceptError, Acceptor};
+/// use tokio::{io::AsyncWriteExt, net::TcpStream};
+///
+/// async fn connection(acceptor: Acceptor, socket: TcpStream) -> Result<(), AcceptError> {
+///     let mut stream = acceptor.accept(socket).await?;
+///     println!("{:?} until {}", stream.peer().id(), stream.ends_at());
+///     // Half a minute before its end, or when a credential is withdrawn: time to say goodbye. Then it is cut.
+///     let closing = stream.closing();
+///     tokio::select! {
+///         reason = closing => drop(stream.write_all(format!("bye: {reason}").as_bytes()).await),
+///         // The conversation goes here.
+///         () = std::future::pending() => {}
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     identity: Identity,

@@ -47,6 +47,30 @@ impl Default for ConnectorOptions {
 ///
 /// With the feature `connect` it is also a `Service<Uri>`, for hyper-util's client and for
 /// `tonic::transport::Endpoint::connect_with_connector`; it always speaks TLS, whatever the URI's scheme.
+///
+#[cfg_attr(feature = "workload-api", doc = "```no_run")]
+#[cfg_attr(not(feature = "workload-api"), doc = "```ignore")]
+/// use bonafide_verifier::{identity::Identity, tls::{Connector, ConnectorOptions, PeerSet}};
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+///
+/// # async fn example(identity: Identity) -> Result<(), Box<dyn std::error::Error>> {
+/// let photos = PeerSet::parse(["spiffe://example.org/photo"])?;
+/// let connector = Connector::new(&identity, photos, ConnectorOptions::default())?;
+///
+/// // hyper
+/// let client = Client::builder(TokioExecutor::new()).build(connector.clone());
+/// let request = http::Request::get("https://photo.internal:8443/1").body(http_body_util::Empty::<&[u8]>::new())?;
+/// let response = client.request(request).await?;
+///
+/// // tonic: the scheme `http`, since the connector is what speaks TLS
+/// let endpoint = tonic::transport::Endpoint::from_static("http://photo.internal:8443");
+/// let channel = endpoint.connect_with_connector(connector.clone()).await?;
+///
+/// // anything else
+/// let stream = connector.connect("photo.internal:8443").await?;
+/// println!("{:?} until {}", stream.peer().id(), stream.ends_at());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Connector(Arc<Client>);
 
