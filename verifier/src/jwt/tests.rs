@@ -76,6 +76,7 @@ fn token_of(key: &Key, header: &str, claims: &str) -> String {
 
 const HEADER: &str = r#"{"alg":"ES256","kid":"p256","typ":"JWT"}"#;
 
+/// A-17: ES512 among them, which others leave out.
 #[test]
 fn jwt_04_jwt_05_a_17_all_nine_algorithms_and_the_keys_they_fit() {
     let keys = Keys::new();

@@ -79,6 +79,7 @@ fn x509_04_what_a_verified_peer_says() {
     assert_eq!((peer.not_before(), peer.not_after()), (at(-10), at(50)));
 }
 
+/// ID-28, FED-08, FED-33: an ID counts with its trust domain, and bundles are never mixed.
 #[test]
 fn id_20_only_the_own_trust_domain_vouches() {
     let (ours, theirs) = (Realm::new("example.org"), Realm::new("example.com"));

@@ -249,6 +249,7 @@ async fn wapi_03_an_identity_follows_its_stream_and_reconnects() {
     assert!(identity.source().last_failure().is_none());
 }
 
+/// the refusal is waited out, and asked again.
 #[tokio::test]
 async fn wapi_20_a_35_permission_denied_takes_everything_away_and_is_tried_again() {
     let mut world = World::new();

@@ -388,6 +388,7 @@ fn what_is_written_reads_back() {
     assert!(pem.with_jwt_authorities_of(&jwks).same_keys(&bundle));
 }
 
+/// chosen by kind, so that no other kind slips in.
 #[test]
 fn wapi_26_a_19_only_jwt_keys_in_a_jwt_bundle() {
     let written: Value = serde_json::from_str(&full_bundle().to_jwks()).unwrap();

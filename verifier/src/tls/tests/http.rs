@@ -368,6 +368,36 @@ async fn withdrawal_of_a_root_ends_served_connections() {
     server.stop().await;
 }
 
+/// What every listener meets all day: connections that are reset before or while they are accepted, that speak something else,
+/// or break off in the handshake. After each kind a good client is served, and nothing of them is left.
+#[tokio::test]
+async fn t_19_f_17_junk_and_resets_end_no_listener() {
+    let world = World::new();
+    let server = Server::start(&acceptor(&world.identity("/db"), "spiffe://example.org/web")).await;
+    let kinds: [(&[u8], bool); 6] = [
+        (b"", true),
+        (b"", false),
+        (b"GET / HTTP/1.1\r\n\r\n", true),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false),
+        (&[22, 3, 1, 0, 5, 1, 0], true),
+        (&[21, 3, 3, 0, 2, 2, 40], false),
+    ];
+    for (bytes, reset) in kinds {
+        for _ in 0..50 {
+            let mut socket = TcpStream::connect(server.address).await.unwrap();
+            drop(socket.write_all(bytes).await);
+            if reset {
+                socket.set_zero_linger().unwrap();
+            }
+        }
+        let client = http_client(connector(&world.identity("/web"), "spiffe://example.org/db"), true);
+        assert_eq!(get(&client, server.uri("/")).await.unwrap(), "spiffe://example.org/web", "after {bytes:?}");
+    }
+    eventually("nothing is left of them", || server.counters.unfinished() == 0).await;
+    assert_eq!((server.counters.accepted(), server.counters.panics()), (kinds.len() as u64, 0));
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t_20_two_hundred_stalled_handshakes_do_not_hold_up_a_good_client() {
     let world = World::new();
