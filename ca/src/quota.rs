@@ -176,28 +176,41 @@ pub(crate) struct Quota {
     limits: QuotaLimits,
     nodes: Buckets<(NodeName, Counted)>,
     addresses: Buckets<IpAddr>,
+    /// What the services of a node add up to, and in which generation of the registry: a node may hold very many, and ask often.
+    shares: Mutex<HashMap<(NodeName, Counted), (u64, Share)>>,
 }
 
 impl Quota {
     pub(crate) fn new(limits: QuotaLimits) -> Self {
-        Self { limits, nodes: Buckets::new(), addresses: Buckets::new() }
+        Self { limits, nodes: Buckets::new(), addresses: Buckets::new(), shares: Mutex::default() }
     }
 
-    /// Takes up to `wanted` X.509-SVIDs from the share of `node`, which may hold services of these lifetimes.
-    pub(crate) fn x509(
+    /// Takes up to `wanted` X.509-SVIDs from the share of `node`, which in this generation of the registry may hold services of
+    /// these lifetimes.
+    pub(crate) fn x509<L: IntoIterator<Item = Duration>>(
         &self,
         node: &NodeName,
-        lifetimes: impl IntoIterator<Item = Duration>,
+        generation: u64,
+        lifetimes: impl FnOnce() -> L,
         wanted: usize,
         now: Duration,
     ) -> Taken {
-        let share = Share::of_lifetimes(self.limits.x509_per_lifetime, lifetimes).at_least(self.limits.x509_at_once);
+        let share = self.share(node, Counted::X509, generation, || {
+            Share::of_lifetimes(self.limits.x509_per_lifetime, lifetimes()).at_least(self.limits.x509_at_once)
+        });
         self.of_node(node, Counted::X509, share, wanted, now)
     }
 
-    /// Takes one JWT-SVID from the share of `node`.
-    pub(crate) fn jwt(&self, node: &NodeName, lifetimes: impl IntoIterator<Item = Duration>, now: Duration) -> Taken {
-        let share = Share::of_lifetimes(self.limits.jwt_per_lifetime, lifetimes);
+    /// Takes one JWT-SVID from the share of `node`; the rest as in [`Quota::x509`].
+    pub(crate) fn jwt<L: IntoIterator<Item = Duration>>(
+        &self,
+        node: &NodeName,
+        generation: u64,
+        lifetimes: impl FnOnce() -> L,
+        now: Duration,
+    ) -> Taken {
+        let share = self
+            .share(node, Counted::Jwt, generation, || Share::of_lifetimes(self.limits.jwt_per_lifetime, lifetimes()));
         self.of_node(node, Counted::Jwt, share, 1, now)
     }
 
@@ -217,6 +230,26 @@ impl Quota {
     /// Drops what is counted of nodes that are no longer live.
     pub(crate) fn keep_nodes(&self, live: impl Fn(&NodeName) -> bool) {
         self.nodes.lock().retain(|(node, _), _| live(node));
+        self.shares().retain(|(node, _), _| live(node));
+    }
+
+    /// The share of a node, added up once in a generation.
+    fn share(&self, node: &NodeName, counted: Counted, generation: u64, add_up: impl FnOnce() -> Share) -> Share {
+        let key = (node.clone(), counted);
+        if let Some((known, share)) = self.shares().get(&key)
+            && *known == generation
+        {
+            return *share;
+        }
+        // Not under the lock: others ask meanwhile.
+        let share = add_up();
+        self.shares().insert(key, (generation, share));
+        share
+    }
+
+    fn shares(&self) -> MutexGuard<'_, HashMap<(NodeName, Counted), (u64, Share)>> {
+        // One insertion is one step: whatever a panicking thread left is whole.
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn of_node(&self, node: &NodeName, counted: Counted, share: Share, wanted: usize, now: Duration) -> Taken {
@@ -263,7 +296,7 @@ mod tests {
     #[test]
     fn a_node_gets_its_share_then_a_hint_then_more() {
         let quota = Quota::new(QuotaLimits { x509_per_lifetime: 10, x509_at_once: 0, ..QuotaLimits::default() });
-        let take = |wanted, now| quota.x509(&node("n1"), [100 * SECOND], wanted, now);
+        let take = |wanted, now| quota.x509(&node("n1"), 1, || [100 * SECOND], wanted, now);
         assert_eq!(take(4, SECOND).granted, 4);
         let taken = take(8, SECOND);
         assert_eq!(taken.granted, 6);
@@ -271,22 +304,44 @@ mod tests {
         assert_eq!(take(1, 10 * SECOND).granted, 0, "one millisecond early is early");
         assert_eq!(take(1, 11 * SECOND).granted, 1);
         // Another node has its own share, and a long silence saves up one lifetime's worth.
-        assert_eq!(quota.x509(&node("n2"), [100 * SECOND], 99, SECOND).granted, 10);
+        assert_eq!(quota.x509(&node("n2"), 1, || [100 * SECOND], 99, SECOND).granted, 10);
         assert_eq!(take(99, 100_000 * SECOND).granted, 10);
+    }
+
+    /// A node that may hold very many services once made the CA look at all of them at each of its calls.
+    #[test]
+    fn a_share_is_added_up_once_in_a_generation() {
+        let quota = Quota::new(QuotaLimits { x509_per_lifetime: 1, x509_at_once: 0, ..QuotaLimits::default() });
+        let looked = std::cell::Cell::new(0);
+        let take = |name, generation, services: usize, now| {
+            let lifetimes = || {
+                looked.set(looked.get() + 1);
+                vec![10 * SECOND; services]
+            };
+            quota.x509(&node(name), generation, lifetimes, 99, now).granted
+        };
+        assert_eq!((take("n1", 1, 2, SECOND), looked.get()), (2, 1));
+        assert_eq!((take("n1", 1, 2, SECOND), looked.get()), (0, 1));
+        assert_eq!((take("n2", 1, 5, SECOND), looked.get()), (5, 2), "each node has its own");
+        assert_eq!((take("n1", 2, 4, 101 * SECOND), looked.get()), (4, 3), "a service more, a larger share");
+        assert_eq!((take("n1", 3, 0, 201 * SECOND), looked.get()), (0, 4), "none left, nothing");
+        quota.jwt(&node("n1"), 3, || [SECOND], SECOND);
+        quota.keep_nodes(|name| name.as_str() == "n2");
+        assert_eq!(quota.shares().len(), 1);
     }
 
     #[test]
     fn a_node_without_services_gets_nothing() {
         let quota = Quota::new(QuotaLimits::default());
-        let taken = quota.x509(&node("n1"), [], 1, SECOND);
+        let taken = quota.x509(&node("n1"), 1, || [], 1, SECOND);
         assert_eq!(taken, Taken { granted: 0, retry_after: LONGEST_HINT });
     }
 
     #[test]
     fn time_that_goes_back_gives_nothing_and_takes_nothing() {
         let quota = Quota::new(QuotaLimits { x509_per_lifetime: 1, x509_at_once: 0, ..QuotaLimits::default() });
-        assert_eq!(quota.x509(&node("n1"), [10 * SECOND], 1, 100 * SECOND).granted, 1);
-        assert_eq!(quota.x509(&node("n1"), [10 * SECOND], 1, SECOND).granted, 0);
+        assert_eq!(quota.x509(&node("n1"), 1, || [10 * SECOND], 1, 100 * SECOND).granted, 1);
+        assert_eq!(quota.x509(&node("n1"), 1, || [10 * SECOND], 1, SECOND).granted, 0);
     }
 
     #[test]

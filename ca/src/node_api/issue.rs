@@ -37,8 +37,9 @@ pub(super) async fn x509(
         ));
     }
     let snapshot = api.registry.load();
-    let mut decided = decide(api, &snapshot, caller.node(), &request.items);
-    take_quota(api, &snapshot, caller.node(), &mut decided);
+    let node = caller.node_in(&snapshot)?;
+    let mut decided = decide(api, &snapshot, node, &request.items);
+    take_quota(api, &snapshot, node, &mut decided);
 
     let mut requests = Vec::with_capacity(decided.len());
     let places: Vec<Result<Arc<Service>, Refused>> = decided
@@ -66,10 +67,7 @@ pub(super) async fn x509(
     // not given out. Its record says that it was planned.
     let now = api.registry.load();
     let unchanged = now.generation() == snapshot.generation();
-    let node = now.node(caller.name());
-    if node.is_none_or(|node| node.key_state(caller.key().as_bytes()).is_none()) {
-        return Err(super::ended(super::hub::EndReason::Removed, caller.name()));
-    }
+    let node = caller.node_in(&now)?;
     let mut issuer_chain = Vec::new();
     let mut count = 0;
     let results = places
@@ -77,7 +75,7 @@ pub(super) async fn x509(
         .map(|place| {
             let service = place?;
             let svid = issued.next().ok_or_else(Refused::internal)??;
-            if !unchanged && !node.is_some_and(|node| holds_as_it_was(&now, node, &service)) {
+            if !unchanged && !holds_as_it_was(&now, node, &service) {
                 return Err(service_not_held());
             }
             if issuer_chain.is_empty() {
@@ -134,8 +132,8 @@ fn take_quota(api: &NodeApi, snapshot: &Snapshot, node: &Node, decided: &mut [De
     if wanted == 0 {
         return;
     }
-    let lifetimes = snapshot.services_of(node).into_iter().map(|service| service.x509_ttl);
-    let taken = api.quota.x509(&node.name, lifetimes, wanted, api.clock.boot());
+    let lifetimes = || snapshot.services_of(node).into_iter().map(|service| service.x509_ttl);
+    let taken = api.quota.x509(&node.name, snapshot.generation(), lifetimes, wanted, api.clock.boot());
     for item in decided.iter_mut().filter(|item| item.is_ok()).skip(taken.granted) {
         *item = Err(over_quota(taken.retry_after));
     }
@@ -151,11 +149,12 @@ pub(super) async fn jwt(
     request: IssueJwtRequest,
 ) -> Result<IssueJwtResponse, Refused> {
     let snapshot = api.registry.load();
-    let service = held(&snapshot, caller.node(), &request.service_id)?;
+    let node = caller.node_in(&snapshot)?;
+    let service = held(&snapshot, node, &request.service_id)?;
     let audiences = jwt::Audiences::parse(request.audience)
         .map_err(|flaw| Refused::because(Reason::AudienceInvalid, flaw.to_string()))?;
-    let lifetimes = snapshot.services_of(caller.node()).into_iter().map(|service| service.jwt_ttl);
-    let taken = api.quota.jwt(caller.name(), lifetimes, api.clock.boot());
+    let lifetimes = || snapshot.services_of(node).into_iter().map(|service| service.jwt_ttl);
+    let taken = api.quota.jwt(caller.name(), snapshot.generation(), lifetimes, api.clock.boot());
     if taken.granted == 0 {
         return Err(over_quota(taken.retry_after));
     }
@@ -168,11 +167,7 @@ pub(super) async fn jwt(
         )
         .await?;
     let now = api.registry.load();
-    let node = now
-        .node(caller.name())
-        .filter(|node| node.key_state(caller.key().as_bytes()).is_some())
-        .ok_or_else(|| super::ended(super::hub::EndReason::Removed, caller.name()))?;
-    if !holds_as_it_was(&now, node, &service) {
+    if !holds_as_it_was(&now, caller.node_in(&now)?, &service) {
         return Err(service_not_held());
     }
     api.note_jwt_issued();

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     audit::Who,
     issuance::{KeyHash, PublicKey},
-    registry::{KeyState, Node},
+    registry::{KeyState, Node, Snapshot},
 };
 
 /// An authenticated caller. Only [`NodeApi::authenticate`] makes one.
@@ -59,8 +59,16 @@ pub(super) struct NodeCaller {
 }
 
 impl NodeCaller {
-    pub(super) fn node(&self) -> &Arc<Node> {
-        &self.node
+    /// The node as `snapshot` has it: since the call was let in its message may have taken its time, and the node been removed, or
+    /// let in anew with other labels.
+    ///
+    /// # Errors
+    /// The node was removed, or has another key.
+    pub(super) fn node_in<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a Arc<Node>, Refused> {
+        snapshot
+            .node(self.name())
+            .filter(|node| node.key_state(self.key.as_bytes()).is_some())
+            .ok_or_else(|| super::ended(super::hub::EndReason::Removed, self.name()))
     }
 
     pub(super) fn name(&self) -> &NodeName {

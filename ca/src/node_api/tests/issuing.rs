@@ -2,13 +2,20 @@
 
 use std::time::Duration;
 
-use bonafide_ca_api::{Reason, generated::node::IssueJwtRequest};
-use bonafide_verifier::spiffe::BundleSet;
+use bonafide_ca_api::{
+    Reason,
+    generated::node::{IssueJwtRequest, IssueX509Request, X509Item, x509_result},
+};
+use bonafide_verifier::{spiffe::BundleSet, tls::Peer};
 use rcgen::KeyPair;
 use x509_parser::prelude::FromDer;
 
 use super::rig::{ADMIN, Issued, Rig, TestNode, bundle_of, code, name, new_spki, reason, spki};
-use crate::{audit::Kind, node_api::Limits, registry::ServiceUpdate};
+use crate::{
+    audit::Kind,
+    node_api::{Limits, issue, peer::Caller, rpc::Rpc},
+    registry::ServiceUpdate,
+};
 
 fn refused(issued: &Issued) -> &str {
     &issued.as_ref().unwrap_err().reason
@@ -272,5 +279,40 @@ async fn nothing_is_signed_while_the_clock_is_doubted() {
         rig.clock.jump_wall(-jump);
     }
     assert!(node.issue(vec![(service.id.to_string(), new_spki())]).await.unwrap()[0].is_ok());
+    rig.finish().await;
+}
+
+/// A call that was let in and then took its time was once decided by what its node had been when it came.
+#[tokio::test]
+async fn t_05_a_slow_call_is_decided_by_what_its_node_is_now() {
+    let rig = Rig::start().await;
+    let node = rig.node("n1", &[("group", "web")]).await;
+    let service = rig.service("a", &["group=web"]).await;
+    let peer = Peer::Svid(rig.verify(&node.credential.chain));
+    let remote = "192.0.2.1:1".parse().unwrap();
+    let Caller::Node(caller) = rig.api.authenticate(Rpc::IssueX509, &peer, remote).await.unwrap() else {
+        panic!("a node's SVID makes a node");
+    };
+    let x509 = async || {
+        let items = vec![X509Item { service_id: service.id.to_string(), public_key: new_spki() }];
+        let mut issued =
+            issue::x509(&rig.api, &caller, IssueX509Request { items }).await.map_err(|told| told.reason)?;
+        Ok::<_, Reason>(match issued.results.pop().unwrap().result.unwrap() {
+            x509_result::Result::Leaf(_) => None,
+            x509_result::Result::Refusal(refusal) => Some(refusal.reason),
+        })
+    };
+    let jwt = async || {
+        let request = IssueJwtRequest { service_id: service.id.to_string(), audience: vec!["b".into()] };
+        issue::jwt(&rig.api, &caller, request).await.map(drop).map_err(|told| told.reason)
+    };
+    assert_eq!((x509().await, jwt().await), (Ok(None), Ok(())));
+    // The same machine with the same key, by the operator's word in another group.
+    let secret = rig.invite("n1", &[("group", "db")], true).await;
+    rig.join(&node.key, &secret).await.unwrap();
+    let not_held = Reason::ServiceNotHeld;
+    assert_eq!((x509().await, jwt().await), (Ok(Some(not_held.code().to_owned())), Err(not_held)));
+    rig.opened.registry.remove_node(name("n1"), ADMIN).await.unwrap();
+    assert_eq!((x509().await, jwt().await), (Err(Reason::NodeRemoved), Err(Reason::NodeRemoved)));
     rig.finish().await;
 }
