@@ -144,6 +144,11 @@ impl NodeApi {
         options.dangerously_admit_bare_keys = true;
         let acceptor = Acceptor::new(self.own.identity(), nodes, options)?;
         let incoming = TlsIncoming::new(listener, &acceptor);
+        // Nodes that come back at a restart wait for the moment that the certificate takes; turned away, they would come late.
+        tokio::select! {
+            () = self.own.tried() => {}
+            () = stop.cancelled() => {}
+        }
         let serving = serve(incoming, Gate::new(Arc::clone(self)), self.serve_options(), stop.clone());
         let ending = async {
             stop.cancelled().await;

@@ -31,6 +31,8 @@ pub(super) struct OwnIdentity {
     clock: Arc<dyn Clock>,
     lifetime: Duration,
     state: Mutex<State>,
+    /// The first attempt to issue it is over.
+    tried: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +51,13 @@ struct Issued {
 impl OwnIdentity {
     pub(super) fn new(issuer: Issuer, registry: Registry, clock: Arc<dyn Clock>, lifetime: Duration) -> Self {
         let (identity, publisher) = Identity::published(Arc::clone(&clock));
-        Self { identity, publisher, issuer, registry, clock, lifetime, state: Mutex::default() }
+        let (state, tried) = (Mutex::default(), CancellationToken::new());
+        Self { identity, publisher, issuer, registry, clock, lifetime, state, tried }
+    }
+
+    /// Waits until there is something to present, or it is known that there is not. May be dropped.
+    pub(super) async fn tried(&self) {
+        self.tried.cancelled().await;
     }
 
     /// What the listener presents, and by which it verifies nodes.
@@ -92,6 +100,7 @@ impl OwnIdentity {
                     at
                 }
             };
+            self.tried.cancel();
             let mut sequence = self.registry.load().bundle().sequence();
             loop {
                 tokio::select! {

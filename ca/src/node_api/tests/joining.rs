@@ -1,13 +1,17 @@
 //! Join: one invitation, one key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use bonafide_ca_api::{InvitationSecret, Reason, generated::node::JoinRequest};
+use bonafide_ca_api::{
+    InvitationSecret, Reason,
+    generated::node::{Hello, JoinRequest},
+};
 use rcgen::KeyPair;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::rig::{DEADLINE, Rig, bundle_of, name, new_spki, reason};
 use crate::{audit::Kind, node_api::Limits};
-use bonafide_ca_api::generated::node::Hello;
 
 #[tokio::test]
 async fn a_machine_joins_with_one_string_and_gets_all_it_needs() {
@@ -189,5 +193,34 @@ async fn a_machine_that_takes_a_name_over_ends_what_the_old_one_has() {
     assert_eq!(stream.end().await, Reason::StreamReplaced);
     let refused = old.issue(vec![]).await.unwrap_err();
     assert!(matches!(reason(&refused), Reason::KeyUnknown | Reason::KeyStale), "{refused:?}");
+    rig.finish().await;
+}
+
+/// Nodes come back the moment a CA listens again. Those that came before its certificate was made were once turned away, and
+/// came back only when their waiting time was over.
+#[tokio::test]
+async fn f_09_whoever_comes_before_the_cas_certificate_waits_for_it() {
+    let mut rig = Rig::start().await;
+    let (api, listener) = (rig.another_api(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    rig.address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn({
+        let (api, stop) = (Arc::clone(&api), stop.clone());
+        async move { api.serve(listener, stop).await.unwrap() }
+    });
+    let key = KeyPair::generate().unwrap();
+    {
+        let early = rig.try_with_key(&key);
+        tokio::pin!(early);
+        assert!(tokio::time::timeout(Duration::from_millis(200), &mut early).await.is_err(), "neither in nor out");
+        let run = api.run_identity(&stop);
+        tokio::pin!(run);
+        tokio::select! {
+            () = &mut run => panic!("it runs until it is stopped"),
+            connected = &mut early => drop(connected.unwrap()),
+        }
+    }
+    stop.cancel();
+    serving.await.unwrap();
     rig.finish().await;
 }

@@ -69,21 +69,7 @@ impl Rig {
             store: store::Limits::default(),
         };
         let opened = data_dir::open_or_create(options, Arc::clone(&shared)).await.unwrap();
-        let issuer = Issuer::new(
-            opened.trust_domain.clone(),
-            opened.store.clone(),
-            opened.authorities.clone(),
-            opened.clock_guard.clone(),
-        );
-        let api = NodeApi::new(Parts {
-            issuer,
-            registry: opened.registry.clone(),
-            authorities: opened.authorities.clone(),
-            clock: shared,
-            metrics: Metrics::new(START),
-            lifetimes: SvidLifetimes::default(),
-            limits,
-        });
+        let api = api_of(&opened, shared, limits);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -109,6 +95,11 @@ impl Rig {
         ];
         api.own.identity().ready(Duration::from_secs(10)).await.unwrap();
         Self { clock, opened, api, address, stop, tasks, _directory: directory }
+    }
+
+    /// A node API that nothing drives yet.
+    pub(super) fn another_api(&self) -> Arc<NodeApi> {
+        api_of(&self.opened, self.shared_clock(), Limits::default())
     }
 
     /// Stops everything and waits for it.
@@ -234,6 +225,24 @@ impl Rig {
         let filter = crate::audit::Filter { kinds: vec![kind], limit: 1000, ..Default::default() };
         crate::fixtures::list(&self.opened.store, filter).await.unwrap().entries.len()
     }
+}
+
+fn api_of(opened: &Opened, clock: Arc<dyn Clock>, limits: Limits) -> Arc<NodeApi> {
+    let issuer = Issuer::new(
+        opened.trust_domain.clone(),
+        opened.store.clone(),
+        opened.authorities.clone(),
+        opened.clock_guard.clone(),
+    );
+    NodeApi::new(Parts {
+        issuer,
+        registry: opened.registry.clone(),
+        authorities: opened.authorities.clone(),
+        clock,
+        metrics: Metrics::new(START),
+        lifetimes: SvidLifetimes::default(),
+        limits,
+    })
 }
 
 /// A node's agent, as far as the CA can tell.
