@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bonafide_ca_api::{Reason, generated::node::node_api_server::NodeApiServer};
@@ -90,7 +91,19 @@ where
             match api.authenticate(rpc, &peer, remote).await {
                 Ok(caller) => {
                     request.extensions_mut().insert::<Caller>(caller);
-                    methods.call(request).await
+                    let answering = methods.call(request);
+                    // A stream lives on; it has deadlines of its own.
+                    if rpc == Rpc::Sync {
+                        return answering.await;
+                    }
+                    // The message counts, too: whoever sends it slowly, or never, holds no place for long.
+                    match tokio::time::timeout(api.limits.call, answering).await {
+                        Ok(answered) => answered,
+                        Err(_) => {
+                            api.note_refusal(Reason::Overloaded);
+                            Ok(Status::from(late(api.limits.call)).into_http())
+                        }
+                    }
                 }
                 Err(refused) => {
                     api.note_refusal(refused.reason);
@@ -110,6 +123,11 @@ where
             }
         })
     }
+}
+
+fn late(limit: Duration) -> Refused {
+    let message = format!("the call was not done within {} s, its message included; ask again", limit.as_secs());
+    Refused::for_now(Reason::Overloaded, message, super::OVERLOAD_RETRY)
 }
 
 /// gRPC over HTTP/2 and nothing like it: not gRPC-Web, not JSON.

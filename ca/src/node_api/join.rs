@@ -10,7 +10,12 @@ use bonafide_ca_api::{
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::{NodeApi, clocks, credential, peer::KeyCaller, recover::refuse_rate, refuse::Refused};
+use super::{
+    NodeApi, clocks, credential,
+    peer::KeyCaller,
+    recover::{refuse_rate, takes_node_share},
+    refuse::Refused,
+};
 use crate::{
     metrics::{JoinKind, Outcome},
     registry::JoinRefusal,
@@ -33,6 +38,8 @@ pub(super) async fn join(api: &NodeApi, caller: &KeyCaller, request: JoinRequest
     if api.authorities.is_authority_key(key.hash().as_bytes()) {
         return Err(Refused::because(Reason::KeyRefused, "this is the key of an authority"));
     }
+    // A key that is a node's asks again for an answer that it lost: each gets the node an SVID more.
+    takes_node_share(api, key.hash())?;
     // Found by its hash: no comparison of the secret itself tells by its time how much of it was right.
     let joined = match api.registry.join(secret.hash(), *key.hash().as_bytes(), caller.remote()).await {
         Ok(joined) => joined,

@@ -24,8 +24,8 @@ pub struct Limits {
     pub update_bytes: usize,
     /// Items in one request for X.509-SVIDs; a larger request is refused.
     pub batch: usize,
-    /// How long a call may take, but for sync. At its end it is refused; a record may then tell of a document that was never
-    /// handed out.
+    /// How long a call may take, its message included, but for sync. At its end it is refused; a record may then tell of a
+    /// document that was never handed out.
     pub call: Duration,
     /// How long a sync stream may take to say hello. At its end it is refused.
     pub hello: Duration,

@@ -3,13 +3,9 @@
 
 use std::{future::Future, sync::Arc};
 
-use bonafide_ca_api::{
-    Reason,
-    generated::node::{
-        IssueJwtRequest, IssueJwtResponse, IssueX509Request, IssueX509Response, JoinRequest, JoinResponse,
-        RecoverRequest, RecoverResponse, RenewRequest, RenewResponse, SyncRequest,
-        node_api_server::NodeApi as Contract,
-    },
+use bonafide_ca_api::generated::node::{
+    IssueJwtRequest, IssueJwtResponse, IssueX509Request, IssueX509Response, JoinRequest, JoinResponse, RecoverRequest,
+    RecoverResponse, RenewRequest, RenewResponse, SyncRequest, node_api_server::NodeApi as Contract,
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -32,19 +28,12 @@ impl Methods {
         Self { api }
     }
 
-    /// Waits for the answer as long as a call may take, and counts a refusal.
+    /// Waits for the answer, and counts a refusal. How long that may take, the gate says.
     async fn answer<T>(&self, work: impl Future<Output = Result<T, Refused>>) -> Result<Response<T>, Status> {
-        let refused = match tokio::time::timeout(self.api.limits.call, work).await {
-            Ok(Ok(answer)) => return Ok(Response::new(answer)),
-            Ok(Err(refused)) => refused,
-            Err(_) => Refused::for_now(
-                Reason::Overloaded,
-                "the CA had no time for the call; ask again",
-                super::OVERLOAD_RETRY,
-            ),
-        };
-        self.api.note_refusal(refused.reason);
-        Err(refused.into())
+        work.await.map(Response::new).map_err(|refused| {
+            self.api.note_refusal(refused.reason);
+            refused.into()
+        })
     }
 }
 

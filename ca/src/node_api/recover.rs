@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{NodeApi, clocks, credential, peer::KeyCaller, refuse::Refused};
 use crate::{
+    issuance::KeyHash,
     metrics::{JoinKind, Outcome},
     registry::RecoverRefusal,
     store::WriteError,
@@ -25,13 +26,14 @@ pub(super) async fn recover(
     refuse_rate(api, caller)?;
     let at = api.issuer.time()?;
     let key = *caller.key();
-    // An unknown key costs no place in the queue of the one writer.
-    let snapshot = api.registry.load();
-    let share =
-        snapshot.node_by_key(key.hash().as_bytes()).map(|(node, _)| api.quota.node_svid(&node.name, api.clock.boot()));
-    drop(snapshot);
-    if let Some(taken) = share.filter(|taken| taken.granted == 0) {
-        return Err(super::over_node_quota(taken.retry_after));
+    if !takes_node_share(api, key.hash())? {
+        // A key that no node has costs no place in the queue of the one writer.
+        let refusal = match api.registry.retired_key(key.hash().as_bytes()).await? {
+            Some(old) => RecoverRefusal::Stale { node: old.node, retired_at: old.retired_at },
+            None => RecoverRefusal::Unknown,
+        };
+        api.metrics.joined(JoinKind::Recover, Outcome::Refused);
+        return Err(refuse(api, caller, refusal).await);
     }
     let node = match api.registry.recover(*key.hash().as_bytes(), caller.remote()).await {
         Ok(node) => node,
@@ -63,6 +65,14 @@ async fn refuse(api: &NodeApi, caller: &KeyCaller, refusal: RecoverRefusal) -> R
     warn!(peer = %caller.remote(), key = %caller.key().hash(), reason = reason.code(), error = %refusal,
           "refused a recovery");
     Refused::because(reason, refusal.to_string())
+}
+
+/// Takes a node SVID from the share of the node that has this key; false if none has.
+pub(super) fn takes_node_share(api: &NodeApi, key: KeyHash) -> Result<bool, Refused> {
+    let snapshot = api.registry.load();
+    let Some((node, _)) = snapshot.node_by_key(key.as_bytes()) else { return Ok(false) };
+    let taken = api.quota.node_svid(&node.name, api.clock.boot());
+    if taken.granted == 0 { Err(super::over_node_quota(taken.retry_after)) } else { Ok(true) }
 }
 
 /// Takes one attempt from the share of the caller's address.

@@ -4,14 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use bonafide_ca_api::{
     InvitationSecret, Reason,
-    generated::node::{Hello, JoinRequest},
+    generated::node::{Hello, JoinRequest, RecoverRequest},
 };
 use rcgen::KeyPair;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::rig::{DEADLINE, Rig, bundle_of, name, new_spki, reason};
-use crate::{audit::Kind, node_api::Limits};
+use crate::{
+    audit::Kind,
+    node_api::Limits,
+    store::{Abort, Tx},
+};
 
 #[tokio::test]
 async fn a_machine_joins_with_one_string_and_gets_all_it_needs() {
@@ -222,5 +226,43 @@ async fn f_09_whoever_comes_before_the_cas_certificate_waits_for_it() {
     }
     stop.cancel();
     serving.await.unwrap();
+    rig.finish().await;
+}
+
+/// The holder of an invitation that was redeemed and not closed could once have as many node SVIDs as its address may ask for.
+#[tokio::test]
+async fn t_01_joins_that_are_asked_for_again_count_as_the_nodes_svids() {
+    let mut limits = Limits::default();
+    limits.quota.node_svids_per_hour = 2;
+    let rig = Rig::start_with(limits).await;
+    let secret = rig.invite("n1", &[], false).await;
+    let key = KeyPair::generate().unwrap();
+    for _ in 0..3 {
+        rig.join(&key, &secret).await.unwrap();
+    }
+    let issued = rig.records(Kind::X509Issued).await;
+    assert_eq!(reason(&rig.join(&key, &secret).await.unwrap_err()), Reason::Quota);
+    assert_eq!((rig.records(Kind::X509Issued).await, rig.records(Kind::InvitationRetried).await), (issued, 2));
+    rig.finish().await;
+}
+
+/// Keys that no node has once stood in the queue of the one writer.
+#[tokio::test]
+async fn f_06_an_unknown_key_is_refused_while_the_database_is_busy() {
+    let rig = Rig::start().await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let store = rig.opened.store.clone();
+    let busy = tokio::spawn(async move {
+        let change = move |_: &mut Tx<'_>| {
+            let _ = held.recv();
+            Ok::<(), Abort<()>>(())
+        };
+        store.write(change).await
+    });
+    let mut stranger = rig.with_key(&KeyPair::generate().unwrap()).await;
+    let refused = tokio::time::timeout(Duration::from_secs(4), stranger.recover(RecoverRequest { agent: None })).await;
+    assert_eq!(reason(&refused.expect("not behind the writer").unwrap_err()), Reason::KeyUnknown);
+    release.send(()).unwrap();
+    busy.await.unwrap().unwrap();
     rig.finish().await;
 }

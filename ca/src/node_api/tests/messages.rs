@@ -1,20 +1,27 @@
 //! Odd requests, byte by byte: what is not right is refused, nothing panics, and a good call works afterwards.
 
+use std::{convert::Infallible, time::Duration};
+
 use bonafide_ca_api::{
     Reason,
     generated::node::{IssueX509Request, X509Item},
 };
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2::SendRequest;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::{body::Frame, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::{Message, bytes::Bytes};
+use tokio_stream::Pending;
 use tonic::{Code, Status};
 
-use super::rig::{Rig, TestNode, new_spki, reason};
+use super::rig::{DEADLINE, Rig, TestNode, new_spki, reason};
+use crate::node_api::Limits;
 
 type Client = SendRequest<Full<Bytes>>;
 
-async fn connect(rig: &Rig, node: &TestNode) -> Client {
+async fn connect<B>(rig: &Rig, node: &TestNode) -> SendRequest<B>
+where
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let stream = {
         let connector = rig.connector(node.svid());
         let tcp = tokio::net::TcpStream::connect(rig.address).await.unwrap();
@@ -56,7 +63,7 @@ async fn t_10_t_11_odd_messages_are_refused_and_harm_nobody() {
     let rig = Rig::start().await;
     let node = rig.node("n1", &[]).await;
     let service = rig.service("a", &["n1"]).await;
-    let mut client = connect(&rig, &node).await;
+    let mut client: Client = connect(&rig, &node).await;
     let good =
         IssueX509Request { items: vec![X509Item { service_id: service.id.to_string(), public_key: new_spki() }] }
             .encode_to_vec();
@@ -149,5 +156,27 @@ async fn a_bare_key_sends_small_messages_only() {
     assert_eq!(refused.code(), Code::OutOfRange);
     let request = bonafide_ca_api::generated::node::JoinRequest { secret: vec![0; 3000], agent: None };
     assert_eq!(reason(&client.join(request).await.unwrap_err()), Reason::InvitationUnknown);
+    rig.finish().await;
+}
+
+/// A message that never comes.
+type Silent = StreamBody<Pending<Result<Frame<Bytes>, Infallible>>>;
+
+/// Whoever holds back its message once held its place for as long as it liked: only what came after the message was timed.
+#[tokio::test]
+async fn f_12_a_message_that_never_comes_ends_its_call() {
+    let limits = Limits { call: Duration::from_millis(300), ..Limits::default() };
+    let rig = Rig::start_with(limits).await;
+    let node = rig.node("n1", &[]).await;
+    let mut client: SendRequest<Silent> = connect(&rig, &node).await;
+    client.ready().await.unwrap();
+    let request = http::Request::post(format!("https://ca{ISSUE}"))
+        .header("content-type", GRPC)
+        .body(StreamBody::new(tokio_stream::pending()))
+        .unwrap();
+    let answered = tokio::time::timeout(DEADLINE, client.send_request(request)).await.expect("an end").unwrap();
+    let status = Status::from_header_map(answered.headers()).unwrap();
+    assert_eq!(reason(&status), Reason::Overloaded);
+    assert!(status.message().contains("its message included"), "{status}");
     rig.finish().await;
 }
