@@ -241,7 +241,7 @@ fn prepare(
             bytes
         }
     };
-    rules::check(&bytes, &request, validity, authority.facts(), at)?;
+    rules::check(&bytes, &request, validity, &serial, authority.facts(), at)?;
     // Nodes and this CA itself ask rarely, each for names of its own.
     if !is_framed && request.kind() == SvidKind::Service {
         authority.frames().keep(&request, &bytes);

@@ -32,7 +32,7 @@ use bonafide_verifier::clock::Timestamp;
 use super::{
     authority::IssuerFacts,
     der::{self, BOOLEAN, Element, Elements, INTEGER, NotDer, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, UTC_TIME},
-    request::{LeafRequest, Validity},
+    request::{LeafRequest, SERIAL_LENGTH, Validity},
 };
 
 /// One rule of the profile.
@@ -53,6 +53,7 @@ struct Candidate<'a> {
     tbs: Tbs<'a>,
     request: &'a LeafRequest,
     validity: Validity,
+    serial: &'a [u8],
     issuer: &'a IssuerFacts,
     at: Timestamp,
 }
@@ -124,7 +125,7 @@ pub(crate) struct RuleViolation {
     pub(crate) finding: String,
 }
 
-/// Runs every rule on `bytes`, the DER of a TBSCertificate.
+/// Runs every rule on `bytes`, the DER of a TBSCertificate that was asked for with this serial number, which its record names.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -132,6 +133,7 @@ pub(super) fn check(
     bytes: &[u8],
     request: &LeafRequest,
     validity: Validity,
+    serial: &[u8; SERIAL_LENGTH],
     issuer: &IssuerFacts,
     at: Timestamp,
 ) -> Result<(), RuleViolation> {
@@ -140,7 +142,7 @@ pub(super) fn check(
         source_of_rule: "RFC 5280 §4.1, §4.1.2.8, X.690 §10.1, §11.1",
         finding: "the bytes are not the one encoding of a TBSCertificate of a leaf".to_owned(),
     })?;
-    let candidate = Candidate { bytes, tbs, request, validity, issuer, at };
+    let candidate = Candidate { bytes, tbs, request, validity, serial, issuer, at };
     for rule in RULES {
         (rule.check)(&candidate).map_err(|finding| RuleViolation {
             rule: rule.name,

@@ -1,4 +1,4 @@
-//! A serial number is positive, sixteen bytes, and nobody can guess the next one.
+//! A serial number is positive, sixteen bytes, nobody can guess the next one, and the record of the issuance names it.
 
 use super::{Candidate, Finding, Rule};
 use crate::issuance::request::SERIAL_LENGTH;
@@ -12,7 +12,11 @@ fn check(candidate: &Candidate<'_>) -> Result<(), Finding> {
     }
     // The first bit is the sign, and DER has no leading zero byte: both follow from a first byte in 0x40..=0x7f.
     match serial.first() {
-        Some(0x40..=0x7f) => Ok(()),
-        _ => Err("negative, zero, or shorter than it looks".to_owned()),
+        Some(0x40..=0x7f) => {}
+        _ => return Err("negative, zero, or shorter than it looks".to_owned()),
     }
+    if serial != candidate.serial {
+        return Err("another one than the record of this issuance names".to_owned());
+    }
+    Ok(())
 }
