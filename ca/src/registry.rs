@@ -29,6 +29,8 @@ use bonafide_verifier::{
     clock::{Clock, Timestamp},
     spiffe::{TrustBundle, TrustDomain},
 };
+use data_encoding::HEXLOWER;
+use serde_json::json;
 use tokio::sync::{broadcast, watch};
 
 pub(crate) use self::{
@@ -41,7 +43,10 @@ pub(crate) use self::{
     services::{NewService, ServiceUpdate},
     snapshot::{Change, Position, Snapshot, What},
 };
-use crate::store::{Store, StoreError, Tx, TxError, rows::Everything};
+use crate::{
+    audit::{Kind, Record, Who, sha256},
+    store::{Store, StoreError, Tx, TxError, rows::Everything},
+};
 
 /// What the registry admits. All settable.
 #[derive(Clone, Debug)]
@@ -196,16 +201,22 @@ impl Registry {
         tx.on_commit(move || inner.committed.lock().unwrap_or_else(PoisonError::into_inner).push(change));
     }
 
-    /// Publishes a new bundle with the transaction that changes it: takes the next sequence and the next version, since nodes
-    /// see it. `bundle` builds it from that sequence.
+    /// Publishes a new bundle with the transaction that changes it, and records that: takes the next sequence and the next
+    /// version, since nodes see it. `bundle` builds it from that sequence.
     pub(crate) fn publish_bundle(
         &self,
         tx: &mut Tx<'_>,
+        who: &Who,
         bundle: impl FnOnce(u64, &mut Tx<'_>) -> Result<Arc<TrustBundle>, TxError>,
     ) -> Result<(), TxError> {
         let sequence = tx.next_bundle_sequence()?;
         let version = tx.next_version()?;
         let bundle = bundle(sequence, tx)?;
+        let body = json!({
+            "trust_domain": bundle.trust_domain().as_str(), "sequence": sequence,
+            "sha256": HEXLOWER.encode(&sha256(bundle.to_spiffe_json().as_bytes())),
+        });
+        tx.record(&Record::change(Kind::BundleChanged, who, body))?;
         self.publish_with(tx, Change { version: Some(version), what: What::Bundle(bundle) });
         Ok(())
     }

@@ -12,6 +12,7 @@ pub(crate) enum Kind {
     AuthorityActivated,
     AuthorityRetired,
     AuthorityWithdrawn,
+    BundleChanged,
     InvitationCreated,
     InvitationBound,
     InvitationRetried,
@@ -32,7 +33,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::TrustDomainCreated,
         Self::EpochStarted,
         Self::ClockAccepted,
@@ -40,6 +41,7 @@ impl Kind {
         Self::AuthorityActivated,
         Self::AuthorityRetired,
         Self::AuthorityWithdrawn,
+        Self::BundleChanged,
         Self::InvitationCreated,
         Self::InvitationBound,
         Self::InvitationRetried,
@@ -68,6 +70,7 @@ impl Kind {
             Self::AuthorityActivated => "authority-activated",
             Self::AuthorityRetired => "authority-retired",
             Self::AuthorityWithdrawn => "authority-withdrawn",
+            Self::BundleChanged => "bundle-changed",
             Self::InvitationCreated => "invitation-created",
             Self::InvitationBound => "invitation-bound",
             Self::InvitationRetried => "invitation-retried",

@@ -245,7 +245,7 @@ impl Authorities {
                 column: "public_key",
                 problem: error.to_string(),
             };
-            self.inner.registry.publish_bundle(tx, |sequence, _| {
+            self.inner.registry.publish_bundle(tx, &Who::Ca, |sequence, _| {
                 bundle(&trust_domain, &rows, sequence).map(Arc::new).map_err(row_error)
             })?;
         }

@@ -122,6 +122,14 @@ async fn rotates(lifetimes: Lifetimes, step: Duration, steps: u32) {
     let kept = fs::read_dir(home.options.directory.join("state/keys")).unwrap().count();
     assert!((3..=5).contains(&kept), "{kept} key files: those of the retired are deleted");
     fixtures::verify(&home.opened.store).await.unwrap();
+    // Every change of the bundle has its record, which says what it was changed to.
+    let filter = crate::audit::Filter { kinds: vec![Kind::BundleChanged], limit: 10_000, ..Default::default() };
+    let records = fixtures::list(&home.opened.store, filter).await.unwrap().entries;
+    assert_eq!(records.len() as u64, watch.bundle.0 - 1);
+    let newest: serde_json::Value = serde_json::from_str(&records[0].body).unwrap();
+    let json = home.opened.registry.load().bundle().to_spiffe_json();
+    assert_eq!(newest["sha256"], data_encoding::HEXLOWER.encode(&sha256(json.as_bytes())));
+    assert_eq!((&newest["sequence"], &newest["who"]), (&watch.bundle.0.into(), &"ca".into()));
     assert_eq!(home.opened.authorities.failure(), None);
     let home = home.stop().await.start().await;
     watch.look(&home, false);
