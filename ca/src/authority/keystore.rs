@@ -26,6 +26,12 @@ pub(crate) enum KeyFileError {
     /// A link, a directory, a device.
     #[error("`{}` is not a regular file but a {found}; put the file itself there", path.display())]
     NotAFile { path: PathBuf, found: &'static str },
+    /// The key of an authority that the database names is not there.
+    #[error("`{}` is missing, a key of this CA; restore it from a backup", path.display())]
+    Missing { path: PathBuf },
+    /// No directory.
+    #[error("`{}` is not a directory but a {found}; give the directory itself", path.display())]
+    NotADirectory { path: PathBuf, found: &'static str },
     /// Others can read it.
     #[error("`{}` has mode {mode:04o}, so others could read the key; if nobody has, `chmod {wanted:04o} {}`", path.display(), path.display())]
     Mode { path: PathBuf, mode: u32, wanted: u32 },
@@ -155,6 +161,9 @@ pub(crate) fn read_secret(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>,
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
             return Err(KeyFileError::NotAFile { path: path.to_owned(), found: "symbolic link" });
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(KeyFileError::Missing { path: path.to_owned() });
+        }
         Err(error) => return Err(io("open", error)),
     };
     let found = file.metadata().map_err(|error| io("look at", error))?;
@@ -182,7 +191,7 @@ pub(crate) fn check_directory(path: &Path) -> Result<(), KeyFileError> {
     })?;
     if !found.is_dir() {
         let found = if found.is_symlink() { "symbolic link" } else { "file" };
-        return Err(KeyFileError::NotAFile { path: path.to_owned(), found });
+        return Err(KeyFileError::NotADirectory { path: path.to_owned(), found });
     }
     check_owner_and_mode(path, &found, 0o700)
 }

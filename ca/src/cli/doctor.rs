@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bonafide_ca_api::CaAddress;
 use bonafide_ca_api::generated::admin::{
-    ListAuthoritiesRequest, ListAuthoritiesResponse, ListNodesRequest, ListNodesResponse, StatusRequest, StatusResponse,
+    ListAuthoritiesRequest, ListAuthoritiesResponse, Node, StatusRequest, StatusResponse,
 };
 use bonafide_verifier::clock::Timestamp;
 use clap::Args;
@@ -16,6 +16,7 @@ use nix::sys::statfs::{self, FsType};
 use serde::Serialize;
 
 use super::client::{Client, answer, connect};
+use super::node::all_nodes;
 use super::output::{self, Output};
 use super::{At, Failure};
 
@@ -70,7 +71,7 @@ impl Verdict {
 struct Told {
     status: StatusResponse,
     authorities: ListAuthoritiesResponse,
-    nodes: ListNodesResponse,
+    nodes: Vec<Node>,
 }
 
 impl Doctor {
@@ -121,7 +122,7 @@ async fn ask(ca: &mut Client) -> Result<Told, Failure> {
     Ok(Told {
         status: answer(ca.status(StatusRequest {}).await)?,
         authorities: answer(ca.list_authorities(ListAuthoritiesRequest {}).await)?,
-        nodes: answer(ca.list_nodes(ListNodesRequest { page_size: 0, after: String::new() }).await)?,
+        nodes: all_nodes(ca).await?,
     })
 }
 
@@ -230,8 +231,8 @@ fn root(told: &Told) -> Check {
 
 fn nodes(told: &Told) -> Check {
     const CHECK: &str = "nodes";
-    let stale = told.nodes.nodes.iter().filter(|node| node.stale_key_attempts > 0).map(|node| node.name.as_str());
-    let refused = told.nodes.nodes.iter().filter(|node| !node.refused_update.is_empty()).map(|node| node.name.as_str());
+    let stale = told.nodes.iter().filter(|node| node.stale_key_attempts > 0).map(|node| node.name.as_str());
+    let refused = told.nodes.iter().filter(|node| !node.refused_update.is_empty()).map(|node| node.name.as_str());
     let (stale, refused): (Vec<_>, Vec<_>) = (stale.take(10).collect(), refused.take(10).collect());
     if !stale.is_empty() {
         return Check::warning(

@@ -11,6 +11,7 @@ use bonafide_ca_api::generated::admin;
 use clap::Subcommand;
 use serde::Serialize;
 
+pub(super) use self::list::all_nodes;
 use super::{Failure, output};
 
 /// Invite, list, show and remove nodes

@@ -103,6 +103,9 @@ impl Shown {
 /// A service's path as it is typed: `photo`, `/photo`, or its whole SPIFFE ID. The CA checks it again, against its own
 /// trust domain.
 pub(super) fn parse_path(text: &str) -> Result<String, String> {
+    if text.is_empty() || text == "/" {
+        return Err("a service needs a path, for example `photo`".to_owned());
+    }
     let id = if text.contains("://") {
         SpiffeId::parse(text).map_err(|error| error.to_string())?
     } else {

@@ -114,3 +114,38 @@ fn failures_have_their_exit_codes() {
         assert_eq!(failure.exit_code(), ExitCode::from(code), "{failure:?}");
     }
 }
+
+/// An error once named a command that does not exist. Whatever a text tells a person to run must be there.
+#[test]
+fn every_command_that_a_text_names_is_there() {
+    let known: Vec<String> = commands().into_iter().map(|(path, _)| path).collect();
+    let is_there = |words: &[&str]| match words {
+        [option, ..] if option.starts_with('-') => true,
+        [one, two, ..] if !two.starts_with('-') && known.contains(&format!("bonafide-ca {one} {two}")) => true,
+        // The whole group, or a verb with what it takes.
+        [one, rest @ ..] => {
+            let group = known.iter().any(|known| known.starts_with(&format!("bonafide-ca {one} ")));
+            known.contains(&format!("bonafide-ca {one}")) && (!group || rest.is_empty())
+        }
+        [] => false,
+    };
+    let mut files = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut named = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for after in text.split("`bonafide-ca ").skip(1) {
+            let command = after.split('`').next().unwrap_or_default();
+            let words: Vec<&str> = command.split_whitespace().filter(|word| *word != "\\").collect();
+            assert!(is_there(&words), "{}: there is no `bonafide-ca {command}`", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
+}

@@ -95,8 +95,12 @@ async fn what_is_there_decides_what_a_start_does() {
             },
             Some("has mode 0755"),
         ),
-        ("a file", |dir| fs::write(dir, "x").unwrap(), Some("is not a regular file but a file")),
-        ("a link", |dir| symlink("/tmp", dir).unwrap(), Some("symbolic link")),
+        (
+            "a file",
+            |dir| fs::write(dir, "x").unwrap(),
+            Some("is not a directory but a file; give the directory itself"),
+        ),
+        ("a link", |dir| symlink("/tmp", dir).unwrap(), Some("is not a directory but a symbolic link")),
         (
             "keys without a database",
             |dir| {

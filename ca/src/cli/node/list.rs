@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Shown;
-use crate::cli::client::{answer, with_ca};
+use crate::cli::client::{Client, answer, with_ca};
 use crate::cli::output::{self, Output};
 use crate::cli::{At, Failure};
 
@@ -30,18 +30,7 @@ struct Listing {
 
 impl List {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let nodes = with_ca(&self.at, async |mut ca| {
-            let mut nodes: Vec<admin::Node> = Vec::new();
-            loop {
-                let after = nodes.last().map(|node| node.name.clone()).unwrap_or_default();
-                let page = answer(ca.list_nodes(ListNodesRequest { page_size: 0, after }).await)?;
-                let more = page.more && !page.nodes.is_empty();
-                nodes.extend(page.nodes);
-                if !more {
-                    return Ok(nodes);
-                }
-            }
-        })?;
+        let nodes = with_ca(&self.at, async |mut ca| all_nodes(&mut ca).await)?;
         let now = SystemClock.now();
         self.output.print(&Listing { nodes: nodes.iter().map(Shown::from).collect() }, |listing| {
             if listing.nodes.is_empty() {
@@ -61,5 +50,19 @@ impl List {
             });
             output::table(&["NAME", "STATE", "LABELS", "SEEN", "SERVICES", "AGENT", "NOTES"], rows)
         })
+    }
+}
+
+/// Every node, page by page.
+pub(crate) async fn all_nodes(ca: &mut Client) -> Result<Vec<admin::Node>, Failure> {
+    let mut nodes: Vec<admin::Node> = Vec::new();
+    loop {
+        let after = nodes.last().map(|node| node.name.clone()).unwrap_or_default();
+        let page = answer(ca.list_nodes(ListNodesRequest { page_size: 0, after }).await)?;
+        let more = page.more && !page.nodes.is_empty();
+        nodes.extend(page.nodes);
+        if !more {
+            return Ok(nodes);
+        }
     }
 }

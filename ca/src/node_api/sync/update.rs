@@ -20,7 +20,8 @@ pub(super) enum Standing {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "the node has version {node} of epoch `{epoch}`, this CA has {ca}: the CA's database is older than what it has given \
-     out; restore its newest state, or restore the backup with `bonafide-ca restore`, which starts a new epoch"
+     out; put back its newest state, or, to go on without what is lost, stop the CA, remove `state/head` in its data directory \
+     and start it again: a new epoch begins, and nodes hold back removals until an operator confirms them"
 )]
 pub(super) struct PositionAhead {
     epoch: String,
