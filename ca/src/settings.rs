@@ -164,6 +164,10 @@ impl Settings {
                 .unwrap_or(usize::MAX);
         let joins = read_number(layers, "max-joins-per-minute", 100_000, DEFAULT_JOINS_PER_MINUTE)?;
         settings.node_api.quota.joins_per_second = f64::from(joins) / 60.0;
+        // Whoever names a number means it, also for the first minute.
+        if layers.one("max-joins-per-minute")?.is_some() {
+            settings.node_api.quota.join_burst = joins;
+        }
         settings.accept_clock = read(layers, "accept-clock", parse_truth)?.unwrap_or(false);
         if let Some(format) = read(layers, "log-format", parse_log_format)? {
             settings.log.format = format;

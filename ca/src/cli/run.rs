@@ -86,7 +86,7 @@ pub(crate) struct Run {
     /// Stop accepting at so many open connections of nodes until one ends [default: 65536]
     #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
     max_connections: Option<String>,
-    /// Refuse more joins and recoveries from one address in a minute [default: 60]
+    /// Refuse more joins and recoveries from one address in a minute [default: 60, the first time 100]
     #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
     max_joins_per_minute: Option<String>,
     /// Serve health and metrics on this TCP address, too; whoever reaches it can read them [default: only DATA/health.sock]

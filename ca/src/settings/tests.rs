@@ -19,6 +19,15 @@ fn settings(flags: &[(&'static str, &str)], environment: &[(&str, &str)], file: 
     Settings::from_layers(&layers).map_err(|error| error.to_string())
 }
 
+/// Whatever number was given, an address could once try a hundred times in the first minute.
+#[test]
+fn t_01_a_number_of_joins_holds_from_the_first_minute_on() {
+    let few = settings(&[("max-joins-per-minute", "6")], &[], "").unwrap().node_api.quota;
+    assert_eq!((few.join_burst, few.joins_per_second), (6, 0.1));
+    let default = settings(&[], &[], "").unwrap().node_api.quota;
+    assert_eq!((default.join_burst, default.joins_per_second), (100, 1.0));
+}
+
 #[test]
 fn defaults_are_those_of_the_design() {
     let defaults = settings(&[], &[], "").unwrap();
