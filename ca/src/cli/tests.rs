@@ -35,7 +35,11 @@ fn every_command_explains_itself_and_shows_an_example() {
             assert!(arg.get_help().is_some(), "`{path}` explains `{}`", arg.get_id());
         }
         if leaf {
-            assert!(help.contains("Example") && help.contains("bonafide-ca "), "`{path}` shows an example:\n{help}");
+            let examples: Vec<&str> = help.lines().skip_while(|line| !line.starts_with("Example")).skip(1).collect();
+            assert!(!examples.is_empty(), "`{path}` shows an example:\n{help}");
+            for line in examples.into_iter().take_while(|line| !line.is_empty()) {
+                assert!(line.contains("bonafide-"), "`{path}`: not a whole command on its line: {line}");
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct Add {
 fn help() -> StyledStr {
     format!(
         "{}\nExamples:\n  bonafide-ca service add photo --selector unix:user:photo --on group=web\n  \
-         bonafide-ca service add db --selector unix:uid:105 --selector unix:path:/usr/bin/db --on db-1 --ttl 30m",
+         bonafide-ca service add db --selector unix:uid:105 --selector unix:path:/bin/db --on n1 --ttl 30m",
         super::SELECTOR_HELP
     )
     .into()
