@@ -35,6 +35,8 @@ struct State {
 struct Unfinished {
     origin: Option<Origin>,
     dropped: CancellationToken,
+    /// It is prepared, and a stranger is served on it.
+    served: bool,
 }
 
 #[derive(Debug, Default)]
@@ -103,14 +105,14 @@ impl Admission {
             counts.unfinished += 1;
         }
         let dropped = CancellationToken::new();
-        state.unfinished.insert(id, Unfinished { origin, dropped: dropped.clone() });
+        state.unfinished.insert(id, Unfinished { origin, dropped: dropped.clone(), served: false });
         self.counters.began();
         Some(Slot { admission: Arc::clone(self), id, origin, dropped, open: false })
     }
 
-    /// Drops every unfinished connection.
+    /// Drops every connection that is still being prepared.
     pub(super) fn drop_unfinished(&self) {
-        for unfinished in self.lock().unfinished.values() {
+        for unfinished in self.lock().unfinished.values().filter(|unfinished| !unfinished.served) {
             unfinished.dropped.cancel();
         }
     }
@@ -132,7 +134,7 @@ impl Admission {
 }
 
 impl Slot {
-    /// Fires when the connection is dropped for a newer one while it is being prepared.
+    /// Fires when the connection is dropped for a newer one while it is being prepared, or a stranger is served on it.
     pub(super) fn dropped(&self) -> &CancellationToken {
         &self.dropped
     }
@@ -151,6 +153,17 @@ impl Slot {
         self.open = true;
         admission.counters.opened();
         true
+    }
+
+    /// The connection is prepared, and its peer a stranger: it stays in its place. False when it was dropped in that moment.
+    pub(super) fn serves_stranger(&self) -> bool {
+        match self.admission.lock().unfinished.get_mut(&self.id) {
+            Some(unfinished) => {
+                unfinished.served = true;
+                true
+            }
+            None => false,
+        }
     }
 }
 

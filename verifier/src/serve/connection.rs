@@ -99,9 +99,15 @@ impl<I: Incoming> Connections<I> {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.prepare(raw, &slot).await {
-            Some(prepared) if slot.opened() => self.serve(prepared, service).await,
-            _ => (),
+        let Some(prepared) = self.prepare(raw, &slot).await else { return };
+        let stranger = prepared.stranger;
+        let kept = if stranger { slot.serves_stranger() } else { slot.opened() };
+        if !kept {
+            return;
+        }
+        tokio::select! {
+            () = slot.dropped().cancelled(), if stranger => {}
+            () = self.serve(prepared, service) => {}
         }
     }
 
@@ -131,7 +137,7 @@ impl<I: Incoming> Connections<I> {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Prepared { io, extensions, mut lifetime, protocol } = prepared;
+        let Prepared { io, extensions, mut lifetime, protocol, stranger: _ } = prepared;
         let activity = Arc::new(Activity::default());
         let service = PerRequest { service, extensions, activity: Arc::clone(&activity) };
         let io = TokioIo::new(WriteDeadline::new(io, self.options.write_stall));

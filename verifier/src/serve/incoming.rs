@@ -66,12 +66,19 @@ pub struct Prepared<T> {
     pub(super) extensions: http::Extensions,
     pub(super) lifetime: Lifetime,
     pub(super) protocol: Option<Protocol>,
+    pub(super) stranger: bool,
 }
 
 impl<T> Prepared<T> {
     /// A connection without further facts, bound to nothing, whose protocol is seen from its first bytes.
     pub fn new(io: T) -> Self {
-        Self { io, extensions: http::Extensions::new(), lifetime: Lifetime::unbounded(), protocol: None }
+        Self {
+            io,
+            extensions: http::Extensions::new(),
+            lifetime: Lifetime::unbounded(),
+            protocol: None,
+            stranger: false,
+        }
     }
 
     /// Puts `fact` into the extensions of every request on this connection. It is cloned for each: keep it cheap.
@@ -89,6 +96,13 @@ impl<T> Prepared<T> {
     /// The protocol that was agreed on.
     pub fn protocol(mut self, protocol: Option<Protocol>) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// The peer has proved nothing that tells it from anybody: it is served in the place of an unfinished connection, where the
+    /// oldest makes room for a newer one, and takes no place from those who are known.
+    pub fn stranger(mut self, stranger: bool) -> Self {
+        self.stranger = stranger;
         self
     }
 }

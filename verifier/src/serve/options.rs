@@ -12,7 +12,8 @@ pub struct ServeOptions {
     pub connections: usize,
     /// Open connections of one [`Origin`](super::Origin); further ones are closed unanswered. Default 2,048; `None`: no such limit.
     pub connections_per_origin: Option<usize>,
-    /// Connections whose handshake is unfinished; for one more, the oldest of them is dropped. Default 1,024.
+    /// Connections whose handshake is unfinished, or whose peer is a [stranger](super::Prepared::stranger) also after it; for one
+    /// more, the oldest of them is dropped. Default 1,024.
     pub handshakes: usize,
     /// The same within one origin, so that who floods from one address drops mostly his own. Default 256.
     pub handshakes_per_origin: usize,

@@ -29,6 +29,7 @@ struct Plain {
     errors: Mutex<VecDeque<io::Error>>,
     stall: AtomicBool,
     lifetime: Mutex<Option<Lifetime>>,
+    strangers: bool,
 }
 
 impl Incoming for Plain {
@@ -52,7 +53,7 @@ impl Incoming for Plain {
             std::future::pending::<()>().await;
         }
         let lifetime = self.lifetime.lock().unwrap().take().unwrap_or_else(Lifetime::unbounded);
-        Ok(Prepared::new(raw).with(Fact("as prepared")).lifetime(lifetime))
+        Ok(Prepared::new(raw).with(Fact("as prepared")).lifetime(lifetime).stranger(self.strangers))
     }
 }
 
@@ -99,8 +100,13 @@ struct Running {
 async fn start(change: impl FnOnce(&mut Plain, &mut ServeOptions)) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let mut incoming =
-        Plain { listener, errors: Mutex::default(), stall: AtomicBool::new(false), lifetime: Mutex::default() };
+    let mut incoming = Plain {
+        listener,
+        errors: Mutex::default(),
+        stall: AtomicBool::new(false),
+        lifetime: Mutex::default(),
+        strangers: false,
+    };
     let mut options = ServeOptions::default();
     change(&mut incoming, &mut options);
     let (stop, counters) = (CancellationToken::new(), Arc::clone(&options.counters));
@@ -191,6 +197,35 @@ async fn t_20_stalled_preparations_hold_up_nobody_and_are_cut() {
     }
     running.stop.cancel();
     assert_eq!(running.served.await.unwrap(), Drained::All);
+}
+
+/// Whoever makes a key gets through the handshake. Connections of such peers once held their places like those of nodes, and a
+/// request that never ends kept each of them.
+#[tokio::test]
+async fn f_13_strangers_make_room_for_each_other_and_take_none_from_others() {
+    let running = start(|incoming, options| {
+        incoming.strangers = true;
+        options.handshakes_per_origin = 2;
+        options.grace = Duration::from_millis(300);
+    })
+    .await;
+    let mut held = Vec::new();
+    for n in 1..=4 {
+        let mut stranger = connect(running.address).await;
+        stranger.write_all(b"GET /never HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        eventually(|| running.unanswered.load(Ordering::SeqCst) == n).await;
+        held.push(stranger);
+    }
+    for dropped in &mut held[..2] {
+        assert!(matches!(dropped.read(&mut [0; 1]).await, Ok(0) | Err(_)), "the oldest makes room");
+    }
+    assert_eq!((running.counters.open(), running.counters.refused_at_limit()), (0, 2));
+    eventually(|| running.counters.unfinished() == 2).await;
+    let last = held.last_mut().unwrap();
+    running.stop.cancel();
+    let waited = timeout(Duration::from_millis(100), last.read(&mut [0; 1])).await;
+    assert!(waited.is_err(), "its request may finish within the grace");
+    running.served.await.unwrap();
 }
 
 #[tokio::test]

@@ -8,12 +8,12 @@ use tokio_rustls::TlsStream;
 use super::{Incoming, Origin, PrepareError, Prepared, Protocol};
 use crate::{
     clock::Timestamp,
-    tls::{AcceptError, Acceptor},
+    tls::{AcceptError, Acceptor, Peer},
 };
 
 /// Connections of a TCP listener, each with its peer verified before a byte of HTTP is read.
 ///
-/// Every request carries the [`Peer`](crate::tls::Peer) and the [`ConnectionInfo`] in its extensions.
+/// Every request carries the [`Peer`] and the [`ConnectionInfo`] in its extensions.
 #[derive(Debug)]
 pub struct TlsIncoming {
     listener: TcpListener,
@@ -65,7 +65,9 @@ impl Incoming for TlsIncoming {
         };
         match secured.into_parts() {
             Some((io, peer, lifetime)) => {
-                Ok(Prepared::new(io).with(peer).with(info).lifetime(lifetime).protocol(protocol))
+                // Anybody can make a key.
+                let stranger = matches!(peer, Peer::Key(_));
+                Ok(Prepared::new(io).with(peer).with(info).lifetime(lifetime).protocol(protocol).stranger(stranger))
             }
             None => Err(broken(io::ErrorKind::ConnectionAborted.into())),
         }
