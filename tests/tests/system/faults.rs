@@ -1,13 +1,20 @@
 //! The CA is killed, or its disk fails, at each step of what it does; strace provokes it. Then a new one looks at what
 //! is left.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
+use aws_lc_rs::digest;
 use bonafide_examples::process::Process;
-use bonafide_tests::site::{Node, SOON, Site, user_selector};
+use bonafide_tests::site::{Node, Ran, SOON, Site, user_selector};
+use data_encoding::HEXLOWER;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde_json::Value;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The calls by which something becomes durable or visible.
 const WRITES: &str = "fsync,fdatasync,rename,renameat,renameat2";
+/// The calls by which something is told to somebody.
+const WORDS: &str = "write,writev,sendto,sendmsg";
 
 /// A site's CA under strace, with a fault for the `n`th of these calls (counted for each thread).
 fn ca_with_fault(site: &Site, calls: &str, fault: &str) -> Process {
@@ -46,30 +53,37 @@ fn f01_first_start_killed_at_each_write() {
     assert!(killed >= 3, "the first start makes things durable: {killed}");
 }
 
-/// F-01, I-01..I-04: the CA is killed at each write of registry changes and issuances. What it acknowledged is there
-/// afterwards, anything else is there whole or not at all, and the record is unbroken.
+/// F-01, I-01..I-04: the CA is killed at each write of registry changes and issuances, and at each word to those who asked for
+/// them. What it acknowledged is there afterwards, anything else is there whole or not at all, the record is unbroken, and
+/// nothing was ever handed out without one.
 #[test]
 fn f01_killed_at_each_write_of_changes_and_issuances() {
     let mut site = Site::started();
     let node = site.join("n1");
     site.add_program("hand", &site.programs.agent, &["--on", "n1", "--ttl", "10s"]);
-    let mut acknowledged = BTreeSet::new();
+    let (mut acknowledged, mut handed_out) = (BTreeSet::new(), BTreeSet::new());
     let mut deaths = 0;
-    for round in 0..14 {
+    // The start itself writes, too; these counts reach from there into the work.
+    let kills = [(WRITES, 1, 3, 9), ("pwrite64", 4, 7, 6), (WORDS, 3, 4, 6)];
+    let kills = kills.into_iter().flat_map(|(calls, first, step, times)| {
+        (0..times).map(move |time| (calls, format!("signal=SIGKILL:when={}", first + step * time)))
+    });
+    for (round, (calls, fault)) in kills.enumerate() {
         site.stop_ca();
-        // The start itself writes, too; these counts reach from there into the work.
-        let mut ca = ca_with_fault(&site, WRITES, &format!("signal=SIGKILL:when={}", 1 + 2 * round));
+        let mut ca = ca_with_fault(&site, calls, &fault);
         if ca.ready("listen", SOON).is_ok() {
             for change in 0..4 {
                 let name = format!("s-{round}-{change}");
                 let added = site.ca(&["service", "add", &name, "--selector", &user_selector(), "--on", "any"]);
-                if added.code == 0 {
-                    acknowledged.insert(name);
+                if added.code != 0 {
+                    break;
                 }
-                fetch(&node);
+                handed_out.extend(fetched(&node, &name));
+                acknowledged.insert(name);
             }
         }
-        deaths += usize::from(ca.kill().is_ok());
+        deaths += usize::from(ca.ended(Duration::from_millis(100)).is_ok());
+        let _ = ca.kill();
         site.start_ca();
         site.ca(&["audit", "verify"]).success();
         let services = site.ca(&["service", "list", "--output", "json"]).success().json();
@@ -88,21 +102,45 @@ fn f01_killed_at_each_write_of_changes_and_issuances() {
             );
         }
     }
-    assert!(deaths > 0);
-    // No serial number was given twice.
-    let records = site.ca(&["audit", "list", "--output", "json"]).success().json();
-    let mut serials = BTreeSet::new();
-    for record in records["records"].as_array().unwrap() {
+    assert!(deaths >= 8, "{deaths} of the kills hit");
+    let (mut serials, mut recorded) = (BTreeSet::new(), BTreeSet::new());
+    for line in site.ca(&["audit", "export"]).success().stdout.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        recorded.extend(record["body"]["tbs"].as_str().map(str::to_owned));
         if let Some(serial) = record["body"]["serial"].as_str() {
             assert!(serials.insert(serial.to_owned()), "serial {serial} stands there twice");
         }
     }
-    assert!(!serials.is_empty(), "issuances are recorded: {records}");
+    assert!(handed_out.len() > 10, "documents were handed out: {}", handed_out.len());
+    for tbs in handed_out {
+        assert!(recorded.contains(&tbs), "a document was handed out that has no record: {tbs}");
+    }
 }
 
-fn fetch(node: &Node) {
-    // Whether it succeeds depends on where the CA died; that it ends is what counts here.
-    let _ = node.agent(&["fetch", "jwt", "--audience", "photo"]);
+/// What a token and the present certificates of a node's workload were signed over, by its SHA-256. Whether there are any depends
+/// on where the CA died.
+fn fetched(node: &Node, audience: &str) -> Vec<String> {
+    let mut signed = Vec::new();
+    let jwt = node.agent(&["fetch", "jwt", "--audience", audience, "--output", "json"]);
+    for svid in answered(&jwt) {
+        let token = svid["token"].as_str().unwrap();
+        signed.push(sha256(token.rsplit_once('.').unwrap().0.as_bytes()));
+    }
+    for svid in answered(&node.agent(&["fetch", "x509", "--output", "json"])) {
+        let pem = svid["chain_pem"].as_str().unwrap();
+        let der = CertificateDer::pem_slice_iter(pem.as_bytes()).next().unwrap().unwrap();
+        let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+        signed.push(sha256(leaf.tbs_certificate.as_ref()));
+    }
+    signed
+}
+
+fn answered(ran: &Ran) -> Vec<Value> {
+    if ran.code == 0 { ran.json()["svids"].as_array().unwrap().clone() } else { Vec::new() }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    HEXLOWER.encode(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 /// F-04, F-03: the disk refuses to make anything durable. The CA acknowledges nothing, says why, and what it had is
