@@ -19,6 +19,7 @@ pub mod jwt;
 pub mod key_records;
 #[cfg(feature = "tokio")]
 pub mod lifetime;
+pub mod policy;
 pub mod record;
 #[cfg(feature = "serve")]
 pub mod serve;

@@ -4,6 +4,7 @@ mod bundle;
 mod bundle_set;
 mod id;
 pub(crate) mod jwk;
+mod pattern;
 mod trust_domain;
 
 pub use crate::strict_json::JsonError;
@@ -16,4 +17,5 @@ pub use bundle_set::BundleSet;
 pub(crate) use id::check as check_id;
 pub use id::{RESERVED_SEGMENT, SpiffeId, SpiffeIdError};
 pub use jwk::{Curve, PublicKey, PublicKeyError};
+pub(crate) use pattern::{Pattern, PatternError, Segment};
 pub use trust_domain::{TrustDomain, TrustDomainError};

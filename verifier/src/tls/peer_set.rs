@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::spiffe::{RESERVED_SEGMENT, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
+use crate::spiffe::{Pattern, PatternError, RESERVED_SEGMENT, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
 
 /// The SPIFFE IDs that a client expects of its server, or that a server takes as callers.
 ///
@@ -35,21 +35,6 @@ enum Entry {
     TrustDomain(TrustDomain),
     Pattern(Pattern),
     Members(Arc<dyn Members>),
-}
-
-/// `spiffe://example.org/a/*/b` or `spiffe://example.org/a/**`.
-#[derive(Clone, Debug)]
-struct Pattern {
-    trust_domain: TrustDomain,
-    segments: Vec<Segment>,
-    /// Ends in `**`: one or more further segments.
-    open_ended: bool,
-}
-
-#[derive(Clone, Debug)]
-enum Segment {
-    Literal(String),
-    Any,
 }
 
 /// Why a text names no set of peers.
@@ -182,12 +167,16 @@ impl Entry {
                 .map(Self::Id)
                 .map_err(|source| PeerSetError::Syntax { entry: text.to_owned(), source });
         }
-        Pattern::parse(text).map(|pattern| match pattern {
-            Pattern { trust_domain, segments, open_ended: true } if segments.is_empty() => {
-                Self::TrustDomain(trust_domain)
+        let entry = text.to_owned();
+        match Pattern::parse(text) {
+            Ok(pattern) if pattern.segments().is_empty() && pattern.is_open_ended() => {
+                Ok(Self::TrustDomain(pattern.trust_domain().clone()))
             }
-            pattern => Self::Pattern(pattern),
-        })
+            Ok(pattern) => Ok(Self::Pattern(pattern)),
+            Err(PatternError::Syntax(source)) => Err(PeerSetError::Syntax { entry, source }),
+            Err(PatternError::Wildcard) => Err(PeerSetError::Wildcard { entry }),
+            Err(PatternError::Reserved) => Err(PeerSetError::Reserved { entry }),
+        }
     }
 
     fn contains(&self, id: &SpiffeId) -> bool {
@@ -197,66 +186,6 @@ impl Entry {
             Self::Pattern(pattern) => pattern.contains(id),
             Self::Members(members) => members.contains(id),
         }
-    }
-}
-
-impl Pattern {
-    fn parse(text: &str) -> Result<Self, PeerSetError> {
-        let entry = || text.to_owned();
-        let rest = text.strip_prefix("spiffe://").unwrap_or(text);
-        let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if name.contains('*') {
-            return Err(PeerSetError::Wildcard { entry: entry() });
-        }
-        // Everything but the wildcards must be a SPIFFE ID, so let that parser judge the text with stand-ins for them.
-        let stand_in = text.replace("**", "x").replace('*', "x");
-        let trust_domain = match SpiffeId::parse(&stand_in) {
-            Ok(id) => id.trust_domain().clone(),
-            Err(source) => return Err(PeerSetError::Syntax { entry: entry(), source }),
-        };
-        let mut segments: Vec<&str> = path.split('/').collect();
-        let open_ended = segments.last() == Some(&"**");
-        if open_ended {
-            segments.pop();
-        }
-        if segments.first() == Some(&RESERVED_SEGMENT) {
-            return Err(PeerSetError::Reserved { entry: entry() });
-        }
-        let segments = segments
-            .into_iter()
-            .map(|segment| match segment {
-                "*" => Ok(Segment::Any),
-                text if text.contains('*') => Err(PeerSetError::Wildcard { entry: entry() }),
-                text => Ok(Segment::Literal(text.to_owned())),
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { trust_domain, segments, open_ended })
-    }
-
-    fn contains(&self, id: &SpiffeId) -> bool {
-        if self.trust_domain != *id.trust_domain() || id.path().is_empty() || id.is_reserved() {
-            return false;
-        }
-        let mut given = id.segments();
-        let matched = self.segments.iter().all(|expected| match (expected, given.next()) {
-            (_, None) => false,
-            (Segment::Any, Some(_)) => true,
-            (Segment::Literal(expected), Some(segment)) => expected == segment,
-        });
-        matched && given.next().is_some() == self.open_ended
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}", self.trust_domain)?;
-        for segment in &self.segments {
-            match segment {
-                Segment::Literal(text) => write!(f, "/{text}")?,
-                Segment::Any => f.write_str("/*")?,
-            }
-        }
-        if self.open_ended { f.write_str("/**") } else { Ok(()) }
     }
 }
 

@@ -1,0 +1,405 @@
+//! A policy as it is asked: rules by what they match, in tables that are made once.
+//!
+//! A request's operation leads through a trie to the routes that match it, its caller through a table and a trie to what names it (its
+//! ID, patterns, roles), and each pair of the two to the rules for exactly that pair. A rule that names another caller or another route
+//! is never looked at.
+
+use std::collections::HashMap;
+
+use super::{
+    PolicyVersion,
+    operation::{Method, Operation, OperationPattern, Piece, Template},
+    syntax::{Accept, At, CallerPattern, File, Mode, Rule, RuleEffect},
+    trie::{Lists, NONE, Part, Trie, TrieBuilder, Words, number},
+};
+use crate::{
+    caller::{RoleName, Strength},
+    spiffe::{Pattern, Segment, SpiffeId},
+};
+
+/// The most pairs of a caller and an operation that one policy may name.
+pub(super) const MAX_PAIRS: usize = 4_000_000;
+
+/// A policy, compiled.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) version: PolicyVersion,
+    pub(super) mode: Mode,
+    pub(super) accept: Accept,
+    /// In the order of the file.
+    pub(super) rules: Box<[Rule]>,
+    /// What of each rule every decision looks at.
+    pub(super) checks: Box<[Check]>,
+    pub(super) roles: Box<[super::syntax::Role]>,
+    pub(super) any_shadow: bool,
+    pub(super) callers: CallerIndex,
+    pub(super) routes: Routes,
+    /// Rules by route and caller, both as numbers.
+    pub(super) by_pair: Lists,
+}
+
+/// The small part of a rule.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Check {
+    pub(super) denies: bool,
+    pub(super) shadow: bool,
+    pub(super) audit: bool,
+    /// There is a user, a scope, a proxy, a condition or a weakest proof of a deny rule to look at in the rule itself.
+    pub(super) more: bool,
+    pub(super) strength: Strength,
+}
+
+/// What names callers, by number: IDs, patterns, roles; one number for everybody.
+#[derive(Debug)]
+pub(super) struct CallerIndex {
+    /// By ID without its scheme: which of `sets`.
+    ids: Words,
+    patterns: Trie,
+    /// By name: which number.
+    roles: Words,
+    /// Numbers of an ID or of a pattern: its own and those of the roles that it is given.
+    sets: Box<[Box<[Named]>]>,
+    /// For each leaf of `patterns`, which of `sets`.
+    pattern_sets: Box<[u32]>,
+    any_roles: bool,
+}
+
+/// One thing that names a caller.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub(super) number: u32,
+    /// A role: counts for allow rules only if the credential asserts it, where it asserts any.
+    pub(super) role: Option<RoleName>,
+}
+
+/// Everybody, and everything.
+pub(super) const EVERY: u32 = 0;
+
+/// Operations by number.
+#[derive(Debug)]
+pub(super) struct Routes {
+    trie: Trie,
+    any_every: bool,
+}
+
+/// Methods that rules tell apart.
+const METHODS: u32 = 8;
+
+const HTTP: &str = "http";
+const GRPC: &str = "grpc";
+const APP: &str = "app";
+
+impl Compiled {
+    /// `None` when the rules name more pairs than [`MAX_PAIRS`].
+    pub(super) fn new(version: PolicyVersion, file: File) -> Option<Self> {
+        let pairs: usize = file
+            .rules
+            .iter()
+            .map(|rule| {
+                let operations: usize = rule.operations.iter().map(|operation| places(&operation.value).count()).sum();
+                rule.callers.len().max(1).saturating_mul(operations.max(1))
+            })
+            .fold(0, usize::saturating_add);
+        if pairs > MAX_PAIRS {
+            return None;
+        }
+        let mut callers = CallerIndexBuilder::default();
+        for role in &file.roles {
+            let of_role = callers.role(&role.name);
+            for member in &role.members {
+                callers.add(&member.value, of_role, Some(&role.name));
+            }
+        }
+        let mut trie = TrieBuilder::new();
+        let mut any_every = false;
+        let mut triples = Vec::with_capacity(pairs);
+        for (place, rule) in file.rules.iter().enumerate() {
+            let named: Vec<u32> = if rule.takes_every_caller() {
+                vec![EVERY]
+            } else {
+                rule.callers.iter().map(|caller| callers.of_rule(&caller.value)).collect()
+            };
+            let mut routes: Vec<u32> = Vec::new();
+            if rule.takes_every_operation() {
+                any_every = true;
+                routes.push(EVERY);
+            }
+            for operation in &rule.operations {
+                let leaf = trie.leaf(parts(&operation.value));
+                routes.extend(places(&operation.value).map(|place| route(leaf, place)));
+            }
+            let pairs = routes.iter().flat_map(|route| named.iter().map(move |caller| (*route, *caller)));
+            triples.extend(pairs.map(|(route, caller)| (route, caller, number(place))));
+        }
+        let checks = file.rules.iter().map(Check::of).collect();
+        Some(Self {
+            version,
+            mode: file.mode,
+            accept: file.accept,
+            checks,
+            any_shadow: file.rules.iter().any(|rule| rule.mode == Mode::Shadow),
+            rules: file.rules.into(),
+            roles: file.roles.into(),
+            callers: callers.build(),
+            routes: Routes { trie: trie.build(), any_every },
+            by_pair: Lists::new(triples),
+        })
+    }
+
+    /// Bytes of the tables.
+    pub(super) fn table_bytes(&self) -> usize {
+        self.by_pair.bytes()
+            + self.routes.trie.bytes()
+            + self.callers.patterns.bytes()
+            + self.checks.len() * size_of::<Check>()
+    }
+}
+
+impl Check {
+    fn of(rule: &Rule) -> Self {
+        let more = rule.user != super::syntax::UserRule::Any
+            || rule.scope.is_some()
+            || !rule.via.is_empty()
+            || rule.when.is_some()
+            || rule.weaker_than.is_some();
+        Self {
+            denies: rule.effect == RuleEffect::Deny,
+            shadow: rule.mode == Mode::Shadow,
+            audit: rule.audit,
+            more,
+            strength: rule.strength(),
+        }
+    }
+}
+
+/// The number of a leaf under a method. [`EVERY`] is none of these.
+fn route(leaf: u32, place: u32) -> u32 {
+    leaf.saturating_mul(METHODS).saturating_add(place + 1)
+}
+
+/// The methods of an operation by their places.
+fn places(operation: &OperationPattern) -> impl Iterator<Item = u32> + use<> {
+    match operation {
+        OperationPattern::Http { method: Some(method), .. } => method.place()..method.place() + 1,
+        OperationPattern::Http { method: None, .. } => 0..Method::Options.place() + 1,
+        OperationPattern::Grpc { .. } | OperationPattern::App { .. } => 0..1,
+    }
+}
+
+/// An operation as the trie holds it.
+pub(super) fn parts(operation: &OperationPattern) -> Vec<Part<'_>> {
+    match operation {
+        OperationPattern::Http { template, .. } => [vec![Part::Literal(HTTP)], pieces(template)].concat(),
+        OperationPattern::Grpc { service, method } => {
+            let method = method.as_deref().map_or(Part::One, Part::Literal);
+            vec![Part::Literal(GRPC), Part::Literal(service), method]
+        }
+        OperationPattern::App { action, template } => {
+            [vec![Part::Literal(APP), Part::Literal(action)], pieces(template)].concat()
+        }
+    }
+}
+
+fn pieces(template: &Template) -> Vec<Part<'_>> {
+    let parts = template.pieces().iter().map(|piece| match piece {
+        Piece::Literal(text) => Part::Literal(text),
+        Piece::One(_) => Part::One,
+        Piece::Rest => Part::Rest,
+    });
+    parts.collect()
+}
+
+/// A pattern of IDs as the trie holds it: the trust domain first.
+fn pattern_parts(pattern: &Pattern) -> impl Iterator<Item = Part<'_>> {
+    let segments = pattern.segments().iter().map(|segment| match segment {
+        Segment::Literal(text) => Part::Literal(text),
+        Segment::Any => Part::One,
+    });
+    let first = Part::Literal(pattern.trust_domain().as_str());
+    std::iter::once(first).chain(segments).chain(pattern.is_open_ended().then_some(Part::Rest))
+}
+
+impl Routes {
+    /// Every route that an operation matches, by number, and whether it does so only decoded.
+    pub(super) fn of(&self, operation: &Operation<'_>, visit: &mut impl FnMut(u32, bool)) {
+        if self.any_every {
+            visit(EVERY, false);
+        }
+        match operation {
+            Operation::Http { method, path } => {
+                let place = method.place();
+                let mut visit = |leaf, decoded| visit(route(leaf, place), decoded);
+                self.trie.walk_under(&[HTTP], path.rest(), &mut visit);
+            }
+            Operation::Grpc { service, method } => {
+                let mut visit = |leaf, decoded| visit(route(leaf, 0), decoded);
+                // As one literal each, whatever is in them.
+                self.trie.walk_under(&[GRPC, service, method], "", &mut visit);
+                if !method.is_empty() && !method.contains('/') {
+                    self.trie.walk_one(&[GRPC, service], &mut visit);
+                }
+            }
+            Operation::App { action, resource } => {
+                let mut visit = |leaf, decoded| visit(route(leaf, 0), decoded);
+                self.trie.walk_under(&[APP, action], resource.rest(), &mut visit);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct CallerIndexBuilder {
+    /// Each with its own number.
+    ids: HashMap<SpiffeId, u32>,
+    patterns: HashMap<String, (Pattern, u32)>,
+    roles: HashMap<RoleName, u32>,
+    /// What an ID or a pattern, by its number, stands for.
+    named: HashMap<u32, Vec<Named>>,
+    next: u32,
+}
+
+impl CallerIndexBuilder {
+    fn fresh(&mut self) -> u32 {
+        // 0 is EVERY.
+        self.next += 1;
+        self.next
+    }
+
+    fn role(&mut self, role: &RoleName) -> u32 {
+        if let Some(known) = self.roles.get(role) {
+            return *known;
+        }
+        let number = self.fresh();
+        self.roles.insert(role.clone(), number);
+        number
+    }
+
+    /// The number of an ID or a pattern.
+    fn number(&mut self, caller: &CallerPattern) -> u32 {
+        match caller {
+            CallerPattern::Id(id) => {
+                if let Some(known) = self.ids.get(id) {
+                    return *known;
+                }
+                let number = self.fresh();
+                self.ids.insert(id.clone(), number);
+                number
+            }
+            CallerPattern::Pattern(pattern) => {
+                let text = pattern.to_string();
+                if let Some((_, known)) = self.patterns.get(&text) {
+                    return *known;
+                }
+                let number = self.fresh();
+                self.patterns.insert(text, (pattern.clone(), number));
+                number
+            }
+            CallerPattern::Role(role) => self.role(role),
+            CallerPattern::Direct => NONE,
+        }
+    }
+
+    /// The number of a rule's caller.
+    fn of_rule(&mut self, caller: &CallerPattern) -> u32 {
+        let number = self.number(caller);
+        if !matches!(caller, CallerPattern::Role(_)) {
+            self.add(caller, number, None);
+        }
+        number
+    }
+
+    /// Whoever is this caller is named by `number`.
+    fn add(&mut self, caller: &CallerPattern, number: u32, role: Option<&RoleName>) {
+        let of_caller = self.number(caller);
+        let named = self.named.entry(of_caller).or_default();
+        if !named.iter().any(|known| known.number == number) {
+            named.push(Named { number, role: role.cloned() });
+        }
+    }
+
+    fn build(mut self) -> CallerIndex {
+        let mut sets: Vec<Box<[Named]>> = Vec::new();
+        let mut keep = |named: Option<Vec<Named>>| {
+            sets.push(named.unwrap_or_default().into());
+            number(sets.len() - 1)
+        };
+        let ids: Vec<(SpiffeId, u32)> =
+            self.ids.into_iter().map(|(id, number)| (id, keep(self.named.remove(&number)))).collect();
+        let mut trie = TrieBuilder::new();
+        let mut pattern_sets = Vec::new();
+        for (pattern, number) in self.patterns.into_values() {
+            // Leaves are numbered in the order in which they are made, and each pattern has its own.
+            trie.leaf(pattern_parts(&pattern));
+            pattern_sets.push(keep(self.named.remove(&number)));
+        }
+        let ids: Vec<_> = ids.iter().map(|(id, set)| (0, without_scheme(id), *set)).collect();
+        let roles: Vec<_> = self.roles.iter().map(|(role, number)| (0, role.as_str(), *number)).collect();
+        CallerIndex {
+            ids: Words::new(ids.into_iter()),
+            patterns: trie.build(),
+            any_roles: !roles.is_empty(),
+            roles: Words::new(roles.into_iter()),
+            sets: sets.into(),
+            pattern_sets: pattern_sets.into(),
+        }
+    }
+}
+
+fn without_scheme(id: &SpiffeId) -> &str {
+    id.as_str().strip_prefix("spiffe://").unwrap_or_default()
+}
+
+impl CallerIndex {
+    /// Everything that names the caller, but for [`EVERY`]: a number, and whether it counts for allow rules.
+    pub(super) fn of(&self, caller: &crate::caller::Caller, visit: &mut impl FnMut(u32, bool)) {
+        let asserted = caller.asserted_roles();
+        let counts = |role: &RoleName| asserted.is_none_or(|asserted| asserted.contains(role));
+        let mut set = |set: Option<&u32>| {
+            let named = set.and_then(|set| self.sets.get(usize::try_from(*set).unwrap_or(usize::MAX)));
+            for named in named.map(|named| &**named).unwrap_or_default() {
+                visit(named.number, named.role.as_ref().is_none_or(counts));
+            }
+        };
+        let text = without_scheme(caller.id());
+        set(self.ids.get(0, text.as_bytes()).as_ref());
+        if !self.patterns.is_empty() && !caller.id().is_reserved() {
+            self.patterns.walk(text, &mut |leaf, _| {
+                set(self.pattern_sets.get(usize::try_from(leaf).unwrap_or(usize::MAX)));
+            });
+        }
+        if self.any_roles {
+            for role in caller.granted_roles().iter() {
+                if let Some(number) = self.roles.get(0, role.as_str().as_bytes()) {
+                    visit(number, counts(role));
+                }
+            }
+        }
+    }
+}
+
+/// Whether some request of this method to a router's route could be one of the rule's operations.
+pub(super) fn covers_http(rule: &Rule, method: Method, route: &str) -> bool {
+    let route: Vec<&str> = route.split('/').skip(1).filter(|segment| !segment.is_empty()).collect();
+    let meets = |operation: &At<OperationPattern>| match &operation.value {
+        OperationPattern::Http { method: own, template } => {
+            own.is_none_or(|own| own.place() == method.place()) && meet(template.pieces(), &route)
+        }
+        OperationPattern::Grpc { .. } | OperationPattern::App { .. } => false,
+    };
+    rule.takes_every_operation() || rule.operations.iter().any(meets)
+}
+
+/// Whether a template and a route of a router have a path in common.
+fn meet(template: &[Piece], route: &[&str]) -> bool {
+    let is_rest = |segment: &str| segment.starts_with("{*") || segment == "**";
+    match (template.split_first(), route.split_first()) {
+        (None, None) => true,
+        (Some((Piece::Rest, _)), Some(_)) => true,
+        (Some(_), Some((segment, _))) if is_rest(segment) => true,
+        (Some((Piece::Literal(text), template)), Some((segment, route))) => {
+            (segment == text || segment.starts_with('{') || *segment == "*") && meet(template, route)
+        }
+        (Some((Piece::One(_), template)), Some((_, route))) => meet(template, route),
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
