@@ -767,6 +767,33 @@ pub(crate) fn call_by_name(socket: &Path, rpc: &str) -> String {
     }
 }
 
+/// W-08: what is documented is what holds.
+#[test]
+fn w_08_the_limits_are_those_of_the_contract() {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/CONTRACT.md")).unwrap();
+    let limits = Limits::default();
+    let of = limits.admission;
+    let rows: &[(&str, u64)] = &[
+        ("open connections, less where the limit of open files is low", limits.connections as u64),
+        ("of one user, and of a quarter of all", limits.connections_per_user as u64),
+        ("of one process", of.connections_per_process as u64),
+        ("of one stranger", of.connections_per_stranger as u64),
+        ("of all strangers", of.connections_of_strangers as u64),
+        ("calls and streams of one user", of.calls_per_user as u64),
+        ("of one process", of.calls_per_process as u64),
+        ("calls of one user a second", of.rate_per_user.per_second.into()),
+        ("bytes of a request", limits.request_bytes as u64),
+        ("audiences of a JWT-SVID", limits.audiences as u64),
+        ("bytes of an audience", limits.audience_bytes as u64),
+        ("new JWT-SVIDs of one service a second", JwtLimits::default().per_service.per_second.into()),
+        ("seconds that a process without a service is waited for", limits.wait_for_service.as_secs()),
+        ("seconds that its SVID is waited for", limits.wait_for_svid.as_secs()),
+    ];
+    for (what, bound) in rows {
+        assert!(document.contains(&format!("| {what} | {bound} |")), "tests/CONTRACT.md: {what} is {bound}");
+    }
+}
+
 #[tokio::test]
 async fn t_11_lengths_that_lie_cost_nothing() {
     let agent = start().await;
