@@ -7,18 +7,24 @@
 
 pub mod api_key;
 pub mod authenticate;
+#[cfg(feature = "limits")]
+pub mod authorization;
 pub mod caller;
 pub mod clock;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "workload-api")]
 mod generated;
+#[cfg(feature = "tower")]
+pub mod http;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;
 pub mod key_records;
 #[cfg(feature = "tokio")]
 pub mod lifetime;
+#[cfg(feature = "limits")]
+pub mod limits;
 pub mod policy;
 pub mod record;
 #[cfg(feature = "serve")]

@@ -82,7 +82,7 @@ impl<'a> Record<'a> {
 }
 
 /// What was asked for, with nothing in it that a stranger chose freely but method names within bounds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
 #[serde(tag = "protocol", rename_all = "lowercase")]
 pub enum RecordedOperation<'a> {
     /// An HTTP request.

@@ -1,0 +1,149 @@
+//! The authorization layer for hyper services, axum routers and tonic services.
+//!
+//! [`AuthorizationLayer`] decides on each request before the service inside sees it. What is allowed carries the
+//! [`Caller`](crate::caller::Caller) and the [`Grant`] in its extensions; what is refused is answered without a word about why.
+//!
+//! Two parsers must not see two requests (T-27): odd paths, methods and hosts are refused before a rule is looked at, and whether a
+//! request is a gRPC call is a matter of which services were declared, never of what the request says of itself.
+
+#[cfg(feature = "axum")]
+mod axum;
+mod body;
+mod grant;
+mod refusal;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+#[cfg(feature = "tonic")]
+pub use self::axum::DescriptorError;
+#[cfg(feature = "axum")]
+pub use self::axum::{Protected, RouteReport, Routes};
+pub use self::{body::GuardedBody, grant::Grant};
+use self::{body::Watch, request::Seen};
+use crate::authorization::{Authorization, Refusal};
+
+/// Puts a service behind an [`Authorization`]. Works for any tower service over [`http::Request`].
+#[derive(Clone, Debug)]
+pub struct AuthorizationLayer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    authorization: Authorization,
+    grpc: Arc<[GrpcService]>,
+    /// The templates of the routes inside, where they were declared.
+    declared: Option<Vec<(crate::policy::Method, String)>>,
+}
+
+/// A gRPC service inside.
+#[derive(Clone, Debug)]
+struct GrpcService {
+    /// `package.Service`.
+    name: String,
+    /// Its methods, where they are known.
+    methods: Option<Vec<String>>,
+}
+
+impl AuthorizationLayer {
+    /// For a service that speaks HTTP and no gRPC.
+    #[must_use]
+    pub fn new(authorization: Authorization) -> Self {
+        Self { shared: Arc::new(Shared { authorization, grpc: Arc::from([]), declared: None }) }
+    }
+
+    /// For a service with these gRPC services, by their full names (`package.Service`). Requests to them are decided as gRPC calls whatever
+    /// they say of themselves, all others as plain HTTP.
+    #[must_use]
+    pub fn with_grpc(authorization: Authorization, services: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let grpc = services.into_iter().map(|name| GrpcService { name: name.into(), methods: None }).collect();
+        Self { shared: Arc::new(Shared { authorization, grpc, declared: None }) }
+    }
+}
+
+impl<S> tower_layer::Layer<S> for AuthorizationLayer {
+    type Service = Authorized<S>;
+
+    fn layer(&self, inner: S) -> Authorized<S> {
+        Authorized { inner, shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// A service behind an [`AuthorizationLayer`].
+#[derive(Clone, Debug)]
+pub struct Authorized<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S, B, R> tower_service::Service<Request<B>> for Authorized<S>
+where
+    S: tower_service::Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes> + Unpin,
+{
+    type Response = Response<GuardedBody<R>>;
+    type Error = S::Error;
+    type Future = AuthorizedFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match request::decide(&self.shared, &request) {
+            Ok(grant) => {
+                request.extensions_mut().insert(grant.caller().clone());
+                request.extensions_mut().insert(grant.clone());
+                AuthorizedFuture::Inside { inner: self.inner.call(request), grant: Some(grant) }
+            }
+            Err((refusal, seen)) => AuthorizedFuture::Refused { refusal, grpc: seen == Seen::Grpc },
+        }
+    }
+}
+
+pin_project! {
+    /// The answer of an [`Authorized`] service.
+    #[project = Projected]
+    #[derive(Debug)]
+    #[allow(missing_docs)]
+    pub enum AuthorizedFuture<F> {
+        Inside { #[pin] inner: F, grant: Option<Grant> },
+        Refused { refusal: Refusal, grpc: bool },
+    }
+}
+
+impl<F, R, E> Future for AuthorizedFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body<Data = Bytes> + Unpin,
+{
+    type Output = Result<Response<GuardedBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Inside { inner, grant } => {
+                let response = ready!(inner.poll(cx))?;
+                Poll::Ready(Ok(match grant.take() {
+                    // The rule wanted facts and nobody gave any: what the handler did was not allowed by anything.
+                    Some(grant) if grant.is_unanswered() => refusal::response(grant.forgotten(), grant.is_grpc()),
+                    Some(grant) => response.map(|body| GuardedBody::inside(body, Watch::new(grant))),
+                    None => response.map(GuardedBody::unwatched),
+                }))
+            }
+            Projected::Refused { refusal, grpc } => Poll::Ready(Ok(refusal::response(*refusal, *grpc))),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Routes that are declared, and what handlers take from a request.
+
+use std::{convert::Infallible, fmt, task::Context};
+
+use ::axum::{
+    Router,
+    body::Body,
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    handler::Handler,
+    http::{Request, Response, request::Parts},
+    response::IntoResponse,
+    routing::{MethodFilter, on},
+};
+
+use super::{AuthorizationLayer, Grant, GrpcService, Shared, refusal};
+use crate::{
+    authorization::{Authorization, Refusal, Refused},
+    caller::Caller,
+    policy::{Method, Mode, Policy, RuleEffect},
+};
+
+/// Routes that are declared one by one, so that the server can say at its start what there is and who may use it. Everything in it is
+/// behind the authorization, also what [`Routes::raw`] adds; that is answered 500, so that nothing is served by oversight.
+///
+/// ```no_run
+/// use axum::extract::Path;
+/// use bonafide_verifier::{authorization::Authorization, caller::Caller, http::Routes, policy::Method};
+///
+/// async fn read(caller: Caller, Path(key): Path<String>) -> String {
+///     format!("{} reads {key}", caller.id())
+/// }
+///
+/// # fn of(authorization: Authorization) {
+/// let service = Routes::new(authorization).route(Method::Get, "/v1/config/{key}", read).into_service();
+/// for route in service.report() {
+///     println!("{route}");
+/// }
+/// # }
+/// ```
+pub struct Routes {
+    authorization: Authorization,
+    router: Router,
+    declared: Vec<(Method, String)>,
+    grpc: Vec<GrpcService>,
+}
+
+impl Routes {
+    /// No route yet.
+    #[must_use]
+    pub fn new(authorization: Authorization) -> Self {
+        Self { authorization, router: Router::new(), declared: Vec::new(), grpc: Vec::new() }
+    }
+
+    /// One more: a method, a template in axum's syntax, a handler. GET serves HEAD as well.
+    #[must_use]
+    pub fn route<H, T>(mut self, method: Method, template: &str, handler: H) -> Self
+    where
+        H: Handler<T, ()>,
+        T: 'static,
+    {
+        let method = if method == Method::Head { Method::Get } else { method };
+        self.router = self.router.route(template, on(filter(method), handler));
+        self.declared.push((method, template.to_owned()));
+        self
+    }
+
+    /// A gRPC service of tonic, with the descriptor set that was made beside it. Calls to it are decided as gRPC calls, whatever they say
+    /// of themselves.
+    ///
+    /// # Errors
+    /// When the set does not describe the service.
+    #[cfg(feature = "tonic")]
+    pub fn grpc<S>(mut self, service: S, descriptor_set: &[u8]) -> Result<Self, DescriptorError>
+    where
+        S: tower_service::Service<Request<Body>, Error = Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: IntoResponse,
+        S::Future: Send + 'static,
+    {
+        let methods = methods_of(S::NAME, descriptor_set)?;
+        self.router = self.router.route_service(&format!("/{}/{{*method}}", S::NAME), service);
+        self.grpc.push(GrpcService { name: S::NAME.to_owned(), methods: Some(methods) });
+        Ok(self)
+    }
+
+    /// The router as axum knows it, for what has no place here (a body limit, a time-out). A route added here is not declared: it is
+    /// answered 500, with a record that names it.
+    #[must_use]
+    pub fn raw(mut self, change: impl FnOnce(Router) -> Router) -> Self {
+        self.router = change(self.router);
+        self
+    }
+
+    /// The whole thing, as a service.
+    #[must_use]
+    pub fn into_service(self) -> Protected {
+        let shared =
+            Shared { authorization: self.authorization, grpc: self.grpc.into(), declared: Some(self.declared) };
+        let layer = AuthorizationLayer { shared: std::sync::Arc::new(shared) };
+        Protected { router: self.router.layer(layer.clone()), layer }
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").field("declared", &self.declared).field("grpc", &self.grpc).finish_non_exhaustive()
+    }
+}
+
+/// Routes behind their authorization. No route can be added to it.
+#[derive(Clone, Debug)]
+pub struct Protected {
+    router: Router,
+    layer: AuthorizationLayer,
+}
+
+/// A declared route, with the rules that can allow it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteReport {
+    /// `GET /v1/config/{key}`, or `package.Service/Method`.
+    pub route: String,
+    /// The names of the allow rules that are enforced and cover it. None: nobody is ever allowed.
+    pub rules: Vec<String>,
+}
+
+impl fmt::Display for RouteReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.rules.is_empty() {
+            write!(f, "{}: no rule allows it", self.route)
+        } else {
+            write!(f, "{}: {}", self.route, self.rules.join(", "))
+        }
+    }
+}
+
+impl Protected {
+    /// Every declared route with the rules that can allow it by the policy of now.
+    #[must_use]
+    pub fn report(&self) -> Vec<RouteReport> {
+        let shared = &self.layer.shared;
+        let policy = shared.authorization.policy();
+        let rules = |covers: &dyn Fn(&crate::policy::RuleView<'_>) -> bool| -> Vec<String> {
+            policy
+                .iter()
+                .flat_map(Policy::rules)
+                .filter(|rule| rule.effect() == RuleEffect::Allow && rule.mode() == Mode::Enforce && covers(rule))
+                .map(|rule| rule.name().to_owned())
+                .collect()
+        };
+        let http = shared.declared.iter().flatten().map(|(method, template)| RouteReport {
+            route: format!("{method} {template}"),
+            rules: rules(&|rule| rule.covers_http(*method, template)),
+        });
+        let grpc = shared
+            .grpc
+            .iter()
+            .flat_map(|service| service.methods.iter().flatten().map(move |method| (service, method)));
+        let grpc = grpc.map(|(service, method)| RouteReport {
+            route: format!("{}/{method}", service.name),
+            rules: rules(&|rule| rule.covers_grpc(&service.name, method)),
+        });
+        http.chain(grpc).collect()
+    }
+}
+
+impl<B> tower_service::Service<Request<B>> for Protected
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<::axum::BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Router as tower_service::Service<Request<B>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        <Router as tower_service::Service<Request<B>>>::poll_ready(&mut self.router, cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        tower_service::Service::call(&mut self.router, request)
+    }
+}
+
+/// A descriptor set that does not describe the service it was given for.
+#[cfg(feature = "tonic")]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the descriptor set does not describe `{service}`; give the one that was generated with it")]
+pub struct DescriptorError {
+    service: &'static str,
+}
+
+/// The methods of a service, as its descriptor says.
+#[cfg(feature = "tonic")]
+fn methods_of(service: &'static str, descriptor_set: &[u8]) -> Result<Vec<String>, DescriptorError> {
+    use prost::Message;
+
+    let missing = DescriptorError { service };
+    let set = prost_types::FileDescriptorSet::decode(descriptor_set).map_err(|_| missing.clone())?;
+    let found = set.file.into_iter().find_map(|file| {
+        let package = file.package().to_owned();
+        file.service.into_iter().find(|found| {
+            let name = found.name();
+            service == if package.is_empty() { name.to_owned() } else { format!("{package}.{name}") }
+        })
+    });
+    Ok(found.ok_or(missing)?.method.into_iter().map(|method| method.name().to_owned()).collect())
+}
+
+fn filter(method: Method) -> MethodFilter {
+    match method {
+        Method::Get | Method::Head => MethodFilter::GET,
+        Method::Post => MethodFilter::POST,
+        Method::Put => MethodFilter::PUT,
+        Method::Patch => MethodFilter::PATCH,
+        Method::Delete => MethodFilter::DELETE,
+        Method::Options => MethodFilter::OPTIONS,
+    }
+}
+
+/// Who calls. Outside of an [`AuthorizationLayer`] the request is answered 500: there is no caller to take.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        parts.extensions.get::<Self>().cloned().ok_or(NO_LAYER)
+    }
+}
+
+/// Nobody, outside of an [`AuthorizationLayer`].
+impl<S: Sync> OptionalFromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned())
+    }
+}
+
+/// The permission, to ask again.
+impl<S: Sync> FromRequestParts<S> for Grant {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        parts.extensions.get::<Self>().cloned().ok_or(NO_LAYER)
+    }
+}
+
+const NO_LAYER: Refused = Refused { refusal: Refusal::Broken, reason: "no-authorization-layer" };
+
+/// So that a handler hands on what [`Grant::check`] says with `?`.
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response<Body> {
+        refusal::response::<Body>(self.refusal, false).map(Body::new)
+    }
+}

@@ -1,0 +1,205 @@
+//! What a request that goes on carries along.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Uri};
+
+use super::{
+    GrpcService, Shared,
+    request::{grpc_call, recorded_grpc, recorded_http},
+};
+use crate::{
+    authorization::{Authorization, Granted, Refusal, Refused},
+    caller::Caller,
+    policy::{CanonicalPath, Facts, Method, Operation},
+    record::RecordedOperation,
+};
+
+/// A request's permission, in its extensions. A handler asks it again with what it knows of the thing that the request is about, and
+/// about actions of the program's own. Cheap to clone; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Grant(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    authorization: Authorization,
+    granted: Granted,
+    asked: Asked,
+    answered: AtomicBool,
+}
+
+/// What was asked for, without what the request carries.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    method: Option<Method>,
+    uri: Uri,
+    route: Route,
+    services: Arc<[GrpcService]>,
+}
+
+#[derive(Clone, Debug)]
+enum Route {
+    /// Not known: a service without routes, or none that fits.
+    None,
+    #[cfg(feature = "axum")]
+    Matched(::axum::extract::MatchedPath),
+}
+
+/// What a router has, or may have, without anybody having declared it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Undeclared {
+    /// A whole route.
+    Route,
+    /// A method of a declared route; most likely one that it does not have.
+    Method,
+}
+
+impl Asked {
+    pub(super) fn new<B>(shared: &Shared, request: &Request<B>) -> Self {
+        #[cfg(feature = "axum")]
+        let route = request
+            .extensions()
+            .get::<::axum::extract::MatchedPath>()
+            .map_or(Route::None, |path| Route::Matched(path.clone()));
+        #[cfg(not(feature = "axum"))]
+        let route = Route::None;
+        Self {
+            method: Method::parse(request.method().as_str()),
+            uri: request.uri().clone(),
+            route,
+            services: Arc::clone(&shared.grpc),
+        }
+    }
+
+    pub(super) fn grpc(&self) -> Option<(&GrpcService, &str)> {
+        grpc_call(&self.uri, &self.services)
+    }
+
+    pub(super) fn is_grpc(&self) -> bool {
+        self.grpc().is_some()
+    }
+
+    fn route(&self) -> &str {
+        match &self.route {
+            Route::None => "",
+            #[cfg(feature = "axum")]
+            Route::Matched(path) => path.as_str(),
+        }
+    }
+
+    /// What of the router was not declared, if anything.
+    pub(super) fn undeclared(&self, shared: &Shared, method: Method) -> Option<Undeclared> {
+        let declared = shared.declared.as_ref().filter(|_| !self.route().is_empty() && !self.is_grpc())?;
+        let method = if method == Method::Head { Method::Get } else { method };
+        let mut methods = declared.iter().filter(|(_, template)| template == self.route()).map(|(method, _)| *method);
+        match methods.next() {
+            None => Some(Undeclared::Route),
+            Some(first) if first == method || methods.any(|other| other == method) => None,
+            Some(_) => Some(Undeclared::Method),
+        }
+    }
+
+    pub(super) fn recorded(&self) -> RecordedOperation<'_> {
+        match self.grpc() {
+            Some((service, method)) => recorded_grpc(service, method),
+            None => recorded_http(self.method, self.route()),
+        }
+    }
+
+    fn operation(&self) -> Option<Operation<'_>> {
+        match self.grpc() {
+            Some((service, method)) => Some(Operation::Grpc { service: &service.name, method }),
+            None => Some(Operation::Http { method: self.method?, path: CanonicalPath::parse(self.uri.path()).ok()? }),
+        }
+    }
+}
+
+impl Grant {
+    /// How often a permission that lasts is looked at.
+    pub const PERIOD: Duration = Duration::from_secs(10);
+
+    pub(super) fn new(authorization: Authorization, granted: Granted, asked: Asked) -> Self {
+        Self(Arc::new(Inner { authorization, granted, asked, answered: AtomicBool::new(false) }))
+    }
+
+    /// Who calls.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.0.granted.caller
+    }
+
+    /// Asks again, with facts about the thing that the request is about. A rule whose condition speaks of `resource` waits for this: a handler
+    /// that never asks answers 500.
+    ///
+    /// # Errors
+    /// When the caller may not; hand it on, it becomes the answer.
+    pub fn check(&self, facts: &Facts) -> Result<(), Refused> {
+        let asked = &self.0.asked;
+        self.0.answered.store(true, Ordering::Release);
+        let Some(operation) = asked.operation() else {
+            return Err(Refused { refusal: Refusal::Malformed, reason: "path" });
+        };
+        self.0.authorization.authorize_with(self.caller(), None, operation, asked.recorded(), facts)
+    }
+
+    /// Asks whether the caller may do something that no request names.
+    ///
+    /// # Errors
+    /// When the caller may not; hand it on, it becomes the answer.
+    pub fn check_action(&self, action: &str, resource: CanonicalPath<'_>, facts: &Facts) -> Result<(), Refused> {
+        let recorded = RecordedOperation::App { action, resource: "" };
+        let operation = Operation::App { action, resource };
+        self.0.authorization.authorize_with(self.caller(), None, operation, recorded, facts)
+    }
+
+    /// Waits until the permission is gone: the caller's credential has ended, or the policy of the day says another thing. It is looked at
+    /// every [`Grant::PERIOD`] and at the credential's end. The answer's body is followed by the layer; a handler that takes the
+    /// connection over (a WebSocket) ends it when this returns. May be dropped at any time.
+    pub async fn ended(&self) {
+        let clock = self.0.authorization.clock();
+        loop {
+            let left = self.caller().valid_until().since(clock.now());
+            // A little later than the end, not just before it.
+            clock.sleep_for(left.saturating_add(Duration::from_millis(1)).min(Self::PERIOD)).await;
+            if !self.still_holds() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a rule waited for facts and the handler gave none.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.0.granted.waits_for_facts && !self.0.answered.load(Ordering::Acquire)
+    }
+
+    /// The handler's mistake, recorded.
+    pub(super) fn forgotten(&self) -> Refusal {
+        let at = self.0.authorization.clock().now();
+        let refused = self.0.authorization.refuse_undecided(
+            at,
+            self.0.asked.recorded(),
+            Refusal::Broken,
+            "second-stage-not-asked",
+        );
+        tracing::error!(operation = %self.0.asked.recorded(), "a rule waits for facts and the handler gave none; call `Grant::check`");
+        refused.refusal
+    }
+
+    pub(super) fn is_grpc(&self) -> bool {
+        self.0.asked.is_grpc()
+    }
+
+    /// Whether it still holds, for what lasts.
+    fn still_holds(&self) -> bool {
+        let asked = &self.0.asked;
+        asked.operation().is_some_and(|operation| {
+            self.0.authorization.still_granted(self.caller(), operation, asked.recorded()).is_ok()
+        })
+    }
+}

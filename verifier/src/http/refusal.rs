@@ -1,0 +1,68 @@
+//! What a refused caller is answered: enough to act on, nothing about why.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::GuardedBody;
+use crate::authorization::Refusal;
+
+/// Over plain HTTP a status and a problem document (RFC 9457) without reasons; over gRPC an answer of trailers alone.
+pub(super) fn response<B>(refusal: Refusal, grpc: bool) -> Response<GuardedBody<B>> {
+    if grpc { over_grpc(refusal) } else { over_http(refusal) }
+}
+
+fn over_http<B>(refusal: Refusal) -> Response<GuardedBody<B>> {
+    let (status, body) = match refusal {
+        Refusal::Unauthenticated => (StatusCode::UNAUTHORIZED, problem!("Unauthorized", 401)),
+        Refusal::Denied => (StatusCode::FORBIDDEN, problem!("Forbidden", 403)),
+        Refusal::Malformed => (StatusCode::BAD_REQUEST, problem!("Bad Request", 400)),
+        Refusal::Limited { .. } => (StatusCode::TOO_MANY_REQUESTS, problem!("Too Many Requests", 429)),
+        Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, problem!("Service Unavailable", 503)),
+        Refusal::Broken => (StatusCode::INTERNAL_SERVER_ERROR, problem!("Internal Server Error", 500)),
+    };
+    let mut response = Response::new(GuardedBody::refused(Bytes::from_static(body.as_bytes())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if refusal == Refusal::Unauthenticated {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Refusal::Limited { retry_after } = refusal {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(retry_after)));
+    }
+    response
+}
+
+/// RFC 9457 without a type, so that the status says it all.
+macro_rules! problem {
+    ($title:literal, $status:literal) => {
+        concat!(r#"{"type":"about:blank","title":""#, $title, r#"","status":"#, $status, "}")
+    };
+}
+use problem;
+
+fn over_grpc<B>(refusal: Refusal) -> Response<GuardedBody<B>> {
+    let (status, message) = match refusal {
+        Refusal::Unauthenticated => ("16", "unauthenticated"),
+        Refusal::Denied => ("7", "permission denied"),
+        Refusal::Malformed => ("3", "malformed request"),
+        Refusal::Limited { .. } => ("8", "too many requests"),
+        Refusal::Unavailable => ("14", "unavailable"),
+        Refusal::Broken => ("13", "internal error"),
+    };
+    let mut response = Response::new(GuardedBody::refused(Bytes::new()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    headers.insert("grpc-message", HeaderValue::from_static(message));
+    if let Refusal::Limited { retry_after } = refusal {
+        headers.insert("retry-after", HeaderValue::from(seconds(retry_after)));
+    }
+    response
+}
+
+/// Whole seconds, rounded up: who comes back then is not refused again.
+fn seconds(duration: std::time::Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
