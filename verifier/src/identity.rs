@@ -162,26 +162,41 @@ impl Identity {
     /// Waits until there is an SVID that is valid now, at most `deadline`. May be dropped at any time.
     ///
     /// # Errors
-    /// When there was none in time; the error says what the source last complained of.
+    /// When there was none in time; the error says what the source last complained of, or that the SVID there is out of its time.
     pub async fn ready(&self, deadline: Duration) -> Result<Arc<Snapshot>, NotReady> {
         let mut changes = self.changes();
         let found = async {
             loop {
-                let snapshot = self.snapshot();
-                if snapshot.valid_at(self.clock().now()).is_some() {
+                let (snapshot, now) = (self.snapshot(), self.clock().now());
+                if snapshot.valid_at(now).is_some() {
                     return snapshot;
                 }
-                changes.next().await;
+                // One that is yet to begin, since our clock is behind its issuer's, needs no publication to be good.
+                let begins = snapshot.svid().map(X509Svid::not_before).filter(|begins| now < *begins);
+                let mut begun = self.clock().sleep_until(begins.unwrap_or(Timestamp::MAX));
+                let mut changed = pin!(changes.next());
+                poll_fn(|cx| match changed.as_mut().poll(cx) {
+                    Poll::Ready(_) => Poll::Ready(()),
+                    Poll::Pending => begun.as_mut().poll(cx),
+                })
+                .await;
             }
         };
         let (mut found, mut late) = (pin!(found), self.clock().sleep_for(deadline));
         poll_fn(|cx| match found.as_mut().poll(cx) {
             Poll::Ready(snapshot) => Poll::Ready(Ok(snapshot)),
-            Poll::Pending => late.as_mut().poll(cx).map(|()| {
-                Err(NotReady { waited: deadline, last_failure: self.source().last_failure().map(|(_, text)| text) })
-            }),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| Err(NotReady { waited: deadline, why: self.not_ready() })),
         })
         .await
+    }
+
+    fn not_ready(&self) -> Option<Arc<str>> {
+        let out_of_time = |svid: &X509Svid| {
+            let (from, to, now) = (svid.not_before(), svid.not_after(), self.clock().now());
+            format!("the SVID of `{}` is valid from {from} to {to}, and now is {now}", svid.id()).into()
+        };
+        let failure = self.source().last_failure().map(|(_, text)| text);
+        failure.or_else(|| self.snapshot().svid().map(out_of_time))
     }
 
     /// Who is at the other end of a connection that this identity's configurations made: the one way from a connection to an identity.
@@ -333,8 +348,8 @@ impl SourceLog {
 
 /// No valid SVID came in time.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("no SVID within {waited:?}{}", .last_failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+#[error("no valid SVID within {waited:?}{}", .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
 pub struct NotReady {
     waited: Duration,
-    last_failure: Option<Arc<str>>,
+    why: Option<Arc<str>>,
 }

@@ -172,6 +172,28 @@ async fn without_an_svid_both_sides_fail_closed() {
     assert_eq!(server.unwrap_err().code(), "no-own-svid");
 }
 
+/// Our clock is behind the issuer's: nothing more is published, time alone makes it good; and who waits in vain is told.
+#[tokio::test]
+async fn f_08_who_waits_for_an_svid_gets_it_when_it_begins() {
+    let world = World::new();
+    let (identity, _publisher) = world.published_as(world.authority.svid_between("/web", after(10), after(600)));
+    let late = identity.clone();
+    let late = tokio::spawn(async move { late.ready(Duration::from_secs(5)).await });
+    let waiting = tokio::spawn(async move { identity.ready(Duration::from_secs(30)).await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    world.clock.advance(Duration::from_secs(5));
+    let error = late.await.unwrap().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "no valid SVID within 5s: the SVID of `spiffe://example.org/web` is valid from 2027-01-15T08:00:10Z to \
+         2027-01-15T08:10:00Z, and now is 2027-01-15T08:00:05Z"
+    );
+    world.clock.advance(Duration::from_secs(5));
+    assert!(waiting.await.unwrap().is_ok(), "it has begun");
+}
+
 #[tokio::test]
 async fn t_26_a_client_certificate_is_demanded_whatever_the_sni() {
     let world = World::new();
