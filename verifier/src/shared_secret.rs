@@ -10,6 +10,10 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct SharedSecret {
     bytes: Zeroizing<Vec<u8>>,
+    #[cfg_attr(
+        not(feature = "jwt"),
+        allow(dead_code, reason = "made here so that what is made is checked; tokens use it")
+    )]
     key: hmac::Key,
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -106,6 +106,7 @@ pub fn read_key_file(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
 }
 
 /// What tells one version of a file from another.
+#[cfg(feature = "policy-file")]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Stamp {
     device: u64,
@@ -115,7 +116,10 @@ struct Stamp {
     changed: (i64, i64),
 }
 
+#[cfg(feature = "policy-file")]
 fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+
     let metadata = fs::metadata(path).ok()?;
     Some(Stamp {
         device: metadata.dev(),
