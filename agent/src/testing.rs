@@ -244,3 +244,18 @@ pub(crate) fn listen(directory: &Path) -> (PathBuf, UnixListener) {
 const SOCKET: &str = "BONAFIDE_TEST_HELPER_SOCKET";
 /// What a helper in a namespace of its own is to show.
 pub(crate) const CASE: &str = "BONAFIDE_TEST_HELPER_CASE";
+
+/// Whether this is a process that runs nothing but `test`; if not, one is started and must succeed. For tests that look at the
+/// process as a whole, to which others that run beside them would add.
+pub(crate) fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "BONAFIDE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut itself = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = itself.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{complained}");
+    false
+}

@@ -796,6 +796,9 @@ fn w_08_the_limits_are_those_of_the_contract() {
 
 #[tokio::test]
 async fn t_11_lengths_that_lie_cost_nothing() {
+    if !crate::testing::is_alone("workload_api::tests::t_11_lengths_that_lie_cost_nothing") {
+        return;
+    }
     let agent = start().await;
     agent.ca.publish(vec![own("a")]);
     let client = agent.client().await;

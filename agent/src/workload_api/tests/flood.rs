@@ -111,6 +111,9 @@ fn resident_kib() -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t_21_floods_of_frames_are_bounded() {
+    if !crate::testing::is_alone("workload_api::tests::flood::t_21_floods_of_frames_are_bounded") {
+        return;
+    }
     let agent = start().await;
     agent.ca.publish(vec![own("a")]);
     let client = agent.client().await;
