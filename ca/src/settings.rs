@@ -159,6 +159,9 @@ impl Settings {
         settings.expect_root = read(layers, "expect-root", parse_hash)?;
         settings.lifetimes = Lifetimes::from_layers(layers)?;
         settings.limits = Limits::from_layers(layers)?;
+        // A service in a hello: an id of 36 bytes, a version, and what frames them.
+        let all_held = usize::try_from(settings.limits.services).unwrap_or(usize::MAX).saturating_mul(64);
+        settings.node_api.hello_bytes = settings.node_api.hello_bytes.max(all_held);
         settings.node_api.connections =
             usize::try_from(read_number(layers, "max-connections", 1_000_000, DEFAULT_CONNECTIONS)?)
                 .unwrap_or(usize::MAX);

@@ -33,6 +33,8 @@ pub(super) struct Gate {
     /// For peers that have proved only a key: small messages.
     keys: NodeApiServer<Methods>,
     nodes: NodeApiServer<Methods>,
+    /// For streams, which begin with a hello.
+    streams: NodeApiServer<Methods>,
 }
 
 impl Gate {
@@ -41,8 +43,9 @@ impl Gate {
         let limits = &api.limits;
         Self {
             keys: NodeApiServer::from_arc(Arc::clone(&methods)).max_decoding_message_size(limits.key_message_bytes),
-            nodes: NodeApiServer::from_arc(methods)
-                .max_decoding_message_size(limits.node_message_bytes)
+            nodes: NodeApiServer::from_arc(Arc::clone(&methods)).max_decoding_message_size(limits.node_message_bytes),
+            streams: NodeApiServer::from_arc(methods)
+                .max_decoding_message_size(limits.hello_bytes)
                 .max_encoding_message_size(limits.update_bytes),
             api,
         }
@@ -75,6 +78,7 @@ where
         let api = Arc::clone(&self.api);
         let mut methods = match rpc.takes() {
             PeerKind::Key => self.keys.clone(),
+            PeerKind::Node if rpc == Rpc::Sync => self.streams.clone(),
             PeerKind::Node => self.nodes.clone(),
         };
         let extensions = request.extensions();

@@ -17,10 +17,11 @@ pub struct Limits {
     pub streams_per_connection: u32,
     /// The largest message of a peer that has only proved a key. A larger one is refused before it is read.
     pub key_message_bytes: usize,
-    /// The largest message of a node. A larger one is refused before it is read. A hello names each held service in some
-    /// 50 bytes.
+    /// The largest message of a node, but for its hello. A larger one is refused before it is read.
     pub node_message_bytes: usize,
-    /// The largest message to a node: the whole state of a node. A node that may hold more is refused by name.
+    /// The largest hello. It names each service that the node holds, in some 50 bytes; so many as the CA takes on must fit.
+    pub hello_bytes: usize,
+    /// The largest message to a node: the whole state of a node. A larger one is not sent, and ends the stream.
     pub update_bytes: usize,
     /// Items in one request for X.509-SVIDs; a larger request is refused.
     pub batch: usize,
@@ -49,6 +50,7 @@ impl Default for Limits {
             streams_per_connection: 32,
             key_message_bytes: 4 * 1024,
             node_message_bytes: 1024 * 1024,
+            hello_bytes: 4 * 1024 * 1024,
             update_bytes: 16 * 1024 * 1024,
             batch: 256,
             call: Duration::from_secs(20),

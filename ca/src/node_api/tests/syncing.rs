@@ -410,3 +410,22 @@ async fn a_slow_reader_gets_the_latest_state_and_no_history() {
     assert!(updates <= 16 + 64 + 10, "{updates} updates");
     rig.finish().await;
 }
+
+/// A node that held more than some twenty thousand services once got them at its first hello, and could not say the next one.
+#[tokio::test]
+async fn t_11_a_hello_may_name_as_many_services_as_the_ca_takes_on() {
+    let rig = Rig::start().await;
+    let mut node = rig.node("n1", &[]).await;
+    let service = rig.service("a", &["n1"]).await;
+    let position = here(&rig);
+    let gone: Vec<String> =
+        (0..rig.opened.registry.rules().services).map(|_| uuid::Uuid::now_v7().to_string()).collect();
+    let named: Vec<(&str, u64)> = gone.iter().map(|id| (id.as_str(), u64::from(u32::MAX))).collect();
+    let hello = |held| Hello { applied: Some(position.clone()), held, agent: None, bundle_sequence: 1 };
+    let update = node.sync(hello(held(&named))).await.unwrap().next().await.unwrap();
+    assert_eq!((update.services.len(), update.services[0].id.as_str()), (1, &*service.id));
+    assert_eq!(update.removed.len(), gone.len(), "the rest, which it may hold no more");
+    let twice = [named.as_slice(), named.as_slice()].concat();
+    assert_eq!(node.sync(hello(held(&twice))).await.err().unwrap().code(), tonic::Code::InvalidArgument);
+    rig.finish().await;
+}
