@@ -17,11 +17,15 @@
 //! - Conditions about `resource` wait for the handler's facts: the answer until then is [`Effect::AllowIfSecondStage`].
 //! - Rules in shadow mode change no answer; [`Decision::shadow`] tells what they would have changed.
 
-#![allow(dead_code, reason = "what explains and translates policies comes next")]
-
+#[cfg(feature = "policy-file")]
+mod cases;
+#[cfg(feature = "cedar")]
+mod cedar;
 mod compile;
 mod condition;
 mod decide;
+mod difference;
+mod explain;
 mod facts;
 mod finding;
 #[cfg(feature = "policy-file")]
@@ -32,7 +36,11 @@ mod trie;
 
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "policy-file")]
+pub use self::cases::{CallerText, CaseResult, Query, QueryError};
 pub use self::{
+    difference::{Difference, Differences},
+    explain::{Explanation, NearRule},
     facts::{Fact, Facts},
     finding::{Finding, PolicyErrors, Severity},
     operation::{CanonicalPath, Method, Operation, OperationError, PathError},

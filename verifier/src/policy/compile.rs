@@ -145,14 +145,6 @@ impl Compiled {
             by_pair: Lists::new(triples),
         })
     }
-
-    /// Bytes of the tables.
-    pub(super) fn table_bytes(&self) -> usize {
-        self.by_pair.bytes()
-            + self.routes.trie.bytes()
-            + self.callers.patterns.bytes()
-            + self.checks.len() * size_of::<Check>()
-    }
 }
 
 impl Check {

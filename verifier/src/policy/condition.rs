@@ -112,7 +112,7 @@ impl Condition {
         if text.len() > MAX_BYTES {
             return Err(ConditionError::TooLong { length: text.len() });
         }
-        let (rewritten, uses) = rewrite(text, operations)?;
+        let (rewritten, uses) = rewrite(text, Some(operations), "params")?;
         Self::compile(text, &rewritten, uses)
     }
 
@@ -150,8 +150,19 @@ impl Condition {
     }
 }
 
-/// Finds the four records, and writes them as Cedar knows them: `user.sub` is `context.user.sub`.
-fn rewrite(text: &str, operations: &[&OperationPattern]) -> Result<(String, Uses), ConditionError> {
+/// A condition that could be read, as Cedar knows it, with the variables of the path in `context.{params}`.
+#[cfg(feature = "cedar")]
+pub(super) fn in_cedar(text: &str, params: &str) -> String {
+    rewrite(text, None, params).map_or_else(|_| "false".to_owned(), |(rewritten, _)| rewritten)
+}
+
+/// Finds the four records, and writes them as Cedar knows them: `user.sub` is `context.user.sub`. Without operations it does not check
+/// which attributes there are.
+fn rewrite(
+    text: &str,
+    operations: Option<&[&OperationPattern]>,
+    params: &str,
+) -> Result<(String, Uses), ConditionError> {
     let mut out = String::with_capacity(text.len() * 2);
     let mut uses = Uses::default();
     let mut rest = text;
@@ -177,7 +188,7 @@ fn rewrite(text: &str, operations: &[&OperationPattern]) -> Result<(String, Uses
         if first.is_ascii_alphabetic() || first == '_' {
             match before {
                 Before::Dot | Before::Has => {
-                    if before == Before::Dot {
+                    if let Some(operations) = operations.filter(|_| before == Before::Dot) {
                         check_attribute(record, token, operations)?;
                     }
                     out.push_str(token);
@@ -185,7 +196,7 @@ fn rewrite(text: &str, operations: &[&OperationPattern]) -> Result<(String, Uses
                     before = Before::Other;
                 }
                 Before::Other => {
-                    out.push_str(&word(token, rest, &mut uses)?);
+                    out.push_str(&word(token, rest, params, &mut uses)?);
                     record = token;
                     before = if token == "has" { Before::Has } else { Before::Other };
                 }
@@ -231,7 +242,7 @@ fn quoted(text: &str) -> Option<usize> {
 }
 
 /// A word that begins something.
-fn word(token: &str, rest: &str, uses: &mut Uses) -> Result<String, ConditionError> {
+fn word(token: &str, rest: &str, params: &str, uses: &mut Uses) -> Result<String, ConditionError> {
     let next = rest.trim_start();
     let is_key = next.starts_with(':') && !next.starts_with("::");
     if is_key || WORDS.contains(&token) || (FUNCTIONS.contains(&token) && next.starts_with('(')) {
@@ -244,7 +255,7 @@ fn word(token: &str, rest: &str, uses: &mut Uses) -> Result<String, ConditionErr
         "resource" => uses.resource = true,
         _ => return Err(ConditionError::UnknownName { name: token.to_owned() }),
     }
-    Ok(format!("context.{token}"))
+    Ok(format!("context.{}", if token == "params" { params } else { token }))
 }
 
 fn check_attribute(record: &str, name: &str, operations: &[&OperationPattern]) -> Result<(), ConditionError> {

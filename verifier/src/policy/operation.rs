@@ -710,10 +710,20 @@ impl OperationPattern {
         }
     }
 
-    /// Whether a literal of it is in the path only once that is decoded. Programs disagree on whether that is the same path.
+    /// Whether a literal of it is in the path only once that is decoded, whatever the method. Programs disagree on whether that is the same
+    /// path. Slow and obvious; the index must agree with it.
+    #[cfg(test)]
     pub(super) fn is_ambiguous(&self, operation: &Operation<'_>) -> bool {
-        self.matches(operation, |literal, segment| literal == decode(segment))
-            && !self.matches(operation, |literal, segment| literal == segment)
+        let decoded = |literal: &str, segment: &str| literal == decode(segment);
+        let as_is = |literal: &str, segment: &str| literal == segment;
+        let (template, path) = match (self, operation) {
+            (Self::Http { template, .. }, Operation::Http { path, .. }) => (template, path),
+            (Self::App { action, template }, Operation::App { action: given, resource }) if action == given => {
+                (template, resource)
+            }
+            (Self::Http { .. } | Self::Grpc { .. } | Self::App { .. }, _) => return false,
+        };
+        template.matches(path, decoded) && !template.matches(path, as_is)
     }
 }
 

@@ -8,7 +8,7 @@ mod read;
 use std::{fmt, num::NonZeroU32, ops::Range};
 
 #[cfg(feature = "policy-file")]
-pub(super) use self::read::read;
+pub(super) use self::read::{read, start_of};
 use super::{condition::Condition, operation::OperationPattern};
 use crate::{
     caller::{ProofKind, RoleName, Strength},

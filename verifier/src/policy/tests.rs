@@ -213,3 +213,186 @@ fn a_path_that_is_a_literal_once_decoded_is_denied() {
         assert_eq!(ask(&policy, &caller, operation).effect, effect, "{operation}");
     }
 }
+
+fn refused(text: &str) -> PolicyErrors {
+    match Policy::parse(text, &example(), NOW) {
+        Ok(loaded) => panic!("{text}: {loaded:?}"),
+        Err(errors) => errors,
+    }
+}
+
+#[test]
+fn t_27_what_is_not_understood_is_refused_with_its_place() {
+    let rule = "version = 1\n[[allow]]\nname = \"a\"\ncallers = [\"/a\"]\nhttp = [\"GET /x\"]\n";
+    let with = |line: &str| format!("{rule}{line}\n");
+    type Row<'a> = (&'a str, &'a str, (usize, usize), Option<&'a str>);
+    let cases: &[Row<'_>] = &[
+        ("", "no-version", (1, 1), Some("version = 1")),
+        ("version = 2", "unknown-version", (1, 11), Some("newer program")),
+        ("version = 1\nversion = 1", "syntax", (2, 1), None),
+        ("version = 1\nallow_all = true", "unknown-key", (2, 1), None),
+        ("version = 1\n[acept]", "unknown-key", (2, 2), Some("`accept`")),
+        (&with("caller = [\"/b\"]"), "unknown-key", (6, 1), Some("`callers`")),
+        (&with("headers = { x = \"y\" }"), "unknown-key", (6, 1), None),
+        (&with("proof = \"jwt\""), "unknown-value", (6, 9), None),
+        (&with("proof = 3"), "wrong-type", (6, 9), None),
+        (&with("user = \"present\""), "unknown-value", (6, 8), None),
+        (&with("scope = [\"a\", \"b\"]"), "wrong-type", (6, 9), Some("write two rules")),
+        (&with("scope = \"a  b\""), "wrong-scope", (6, 9), None),
+        (&with("limit = \"100\""), "wrong-limit", (6, 9), None),
+        (&with("limit = \"0/s\""), "wrong-limit", (6, 9), None),
+        (&with("weaker-than = \"x509\""), "not-in-allow", (6, 1), Some("`proof`")),
+        (&with("user = \"forbidden\"\nscope = \"a\""), "never-matches", (2, 1), None),
+        (&with("mode = \"shadwo\""), "unknown-value", (6, 8), Some("`shadow`")),
+        (&with("audit = \"yes\""), "wrong-type", (6, 9), None),
+        (&with("via = [\"role:a\"]"), "wrong-caller", (6, 8), None),
+        (&with("[[deny]]\nname = \"a\""), "twice", (6, 1), None),
+        (&with("[[deny]]\nname = \"d\"\ncallers = []"), "never-matches", (6, 1), Some("leave the key out")),
+        (&with("[[deny]]\nname = \"d\"\nproof = \"x509\""), "not-in-deny", (8, 1), Some("weaker-than")),
+        (&with("[[deny]]\nname = \"d\"\nuser = \"required\""), "unknown-value", (8, 8), None),
+        (&with("[[deny]]\nname = \"d\"\nlimit = \"1/s\""), "not-in-deny", (8, 1), None),
+        ("version = 1\n[[allow]]\nname = \"a\"\nhttp = [\"GET /x\"]", "no-callers", (2, 1), None),
+        ("version = 1\n[[allow]]\nname = \"a\"\ncallers = [\"/a\"]", "no-operations", (2, 1), None),
+        ("version = 1\n[[allow]]\ncallers = [\"/a\"]\nhttp = [\"GET /x\"]", "no-name", (2, 1), None),
+        ("version = 1\n[accept]\njwt-svid = { until = 2027-01-01 }", "always-accepted", (3, 1), None),
+        ("version = 1\n[accept]\napi-key = true", "wrong-type", (3, 11), Some("until = 2027-03-31")),
+        ("version = 1\n[accept]\napi-key = {}", "no-date", (3, 11), None),
+        ("version = 1\n[accept]\napi-key = { until = 2027-03-31T10:00:00 }", "wrong-date", (3, 21), None),
+        ("version = 1\n[accept]\napi-key = { until = \"2027-03-31\" }", "wrong-type", (3, 21), None),
+        ("version = 1\n[roles]\nReader = []", "wrong-role", (3, 1), None),
+        ("version = 1\n[roles]\na = [\"role:b\"]", "wrong-caller", (3, 6), None),
+        ("version = 1\n[roles]\na = [\"/bonafide/*\"]", "wrong-caller", (3, 6), None),
+        ("version = 1\n[roles]\na = [\"spiffe://example.org\"]", "wrong-caller", (3, 6), None),
+        ("version = 1\n[roles]\na = [\"photo\"]", "wrong-caller", (3, 6), Some("`/path`")),
+        ("version = 1\n[roles]\na = [\"/x*\"]", "wrong-caller", (3, 6), None),
+    ];
+    for (text, code, place, suggestion) in cases {
+        let errors = refused(text);
+        let found = errors.findings().iter().find(|finding| finding.code == *code);
+        let Some(found) = found else { panic!("{text}: {errors}") };
+        assert_eq!((found.line, found.column), *place, "{text}: {errors}");
+        if let Some(part) = suggestion {
+            assert!(found.suggestion.as_ref().is_some_and(|text| text.contains(part)), "{text}: {errors}");
+        }
+        assert!(!found.to_string().contains('\n'), "{errors}");
+    }
+}
+
+#[test]
+fn warnings_come_before_the_day() {
+    let codes = |text: &str, at| {
+        let loaded = Policy::parse(text, &example(), at).unwrap();
+        loaded.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>()
+    };
+    let text = format!("version = 1\n{PROPOSED}");
+    let end = Timestamp::from_unix_seconds(1_806_537_600);
+    let before = |days: u64| end.saturating_sub(std::time::Duration::from_secs(days * 24 * 3600));
+    assert_eq!(codes(&text, before(31)), ["unknown-role"]);
+    assert_eq!(codes(&text, before(30)), ["accept-ends-soon", "unknown-role"]);
+    assert_eq!(codes(&text, end), ["accept-ended", "unknown-role"]);
+    let without = text.replace("[accept]\napi-key = { until = 2027-03-31 }", "");
+    let mut codes = codes(&without, end);
+    codes.sort_unstable();
+    assert_eq!(codes, ["not-accepted", "unknown-role"]);
+}
+
+#[test]
+fn explanations_name_the_nearest_rule() {
+    let policy = policy(PROPOSED);
+    let explain = |from: &str, kind, operation: &str| {
+        let caller = caller(from, kind);
+        let operation = Operation::parse(operation).unwrap();
+        policy.explain(&Access { caller: &caller, user: None, operation, facts: None, at: NOW }).to_string()
+    };
+    let x509 = ProofKind::X509Svid;
+    assert_eq!(explain("/export", x509, "GET /v1/watch"), "allow by the rule `exporters read their limits`");
+    assert_eq!(
+        explain("/export", x509, "PUT /v1/watch"),
+        "deny (no-rule)\nnearest: `exporters read their limits`, but the method is PUT, the rule has `GET /v1/watch`"
+    );
+    assert_eq!(
+        explain("/ops/console", ProofKind::ApiKey, "GET /v1/x"),
+        "deny (proof-too-weak)\nnearest: `admins`, but the proof is `api-key`, the rule takes `jwt-svid` and stronger"
+    );
+    assert_eq!(
+        explain("/batch/legacy", x509, "GET /v1/watch"),
+        "deny (deny-rule) by the rule `nothing from the old batch host`\n\
+         matching: exporters read their limits, nothing from the old batch host"
+    );
+}
+
+#[cfg(feature = "cedar")]
+#[test]
+fn conditions_wait_for_facts() {
+    let policy = policy(
+        "[[allow]]\nname = \"owners\"\ncallers = [\"/photo\"]\nhttp = [\"PUT /v1/images/{id}\"]\nuser = \"required\"\n\
+         scope = \"photo.write\"\nwhen = \"resource.owner == user.sub\"\n\
+         [[allow]]\nname = \"own\"\ncallers = [\"/photo\"]\nhttp = [\"GET /v1/users/{sub}\"]\nwhen = \"params.sub == user.sub\"\n\
+         [[allow]]\nname = \"all\"\ncallers = [\"/all\"]\nhttp = [\"GET /v1/**\"]\n\
+         [[deny]]\nname = \"locked\"\nhttp = [\"GET /v1/locked\"]\nwhen = \"resource.locked\"\n",
+    );
+    let facts = |facts: Facts| Some(facts);
+    let (none, john) = (None, Some(User { sub: "john", scope: "photo.write" }));
+    let owner = |name: &str| facts(Facts::default().with("owner", name));
+    type Row<'a> = (&'a str, Option<User<'a>>, &'a str, Option<Facts>, Effect);
+    let cases: &[Row<'_>] = &[
+        ("/photo", john, "PUT /v1/images/1", None, Effect::AllowIfSecondStage),
+        ("/photo", john, "PUT /v1/images/1", owner("john"), Effect::Allow),
+        ("/photo", john, "PUT /v1/images/1", owner("jane"), Effect::Deny(Why::ConditionFalse)),
+        ("/photo", john, "PUT /v1/images/1", facts(Facts::default()), Effect::Deny(Why::ConditionError)),
+        ("/photo", none, "PUT /v1/images/1", None, Effect::Deny(Why::UserRequired)),
+        ("/photo", john, "GET /v1/users/john", None, Effect::Allow),
+        ("/photo", john, "GET /v1/users/jo%20hn", None, Effect::Deny(Why::ConditionFalse)),
+        ("/photo", none, "GET /v1/users/john", None, Effect::Deny(Why::ConditionError)),
+        // A deny rule that waits: the handler is asked, and an error then denies.
+        ("/all", none, "GET /v1/locked", None, Effect::AllowIfSecondStage),
+        ("/all", none, "GET /v1/locked", facts(Facts::default().with("locked", false)), Effect::Allow),
+        ("/all", none, "GET /v1/locked", facts(Facts::default().with("locked", true)), Effect::Deny(Why::DenyRule)),
+        ("/all", none, "GET /v1/locked", facts(Facts::default()), Effect::Deny(Why::DenyRule)),
+        ("/other", none, "GET /v1/locked", None, Effect::Deny(Why::NoRule)),
+    ];
+    for (from, user, operation, facts, effect) in cases {
+        let caller = caller(from, ProofKind::X509Svid);
+        let operation = Operation::parse(operation).unwrap();
+        let access = Access { caller: &caller, user: *user, operation, facts: facts.as_ref(), at: NOW };
+        assert_eq!(policy.decide(&access).effect, *effect, "{from} {operation} {facts:?}");
+    }
+}
+
+#[cfg(feature = "cedar")]
+#[test]
+fn conditions_that_are_none() {
+    for (when, code) in [
+        ("resource.owner == ", "wrong-condition"),
+        ("true }; permit(principal, action, resource); //", "unknown-name"),
+        ("principal == caller.id", "unknown-name"),
+        ("context.at > 0", "unknown-name"),
+        ("caller.secret == 1", "unknown-name"),
+        ("params.other == 1", "unknown-name"),
+        ("\\\"open", "wrong-condition"),
+        ("User::\\\"a\\\" == 1", "unknown-name"),
+        (&"(".repeat(33), "too-large"),
+        (&" ".repeat(2049), "too-large"),
+    ] {
+        let errors = refused(&format!(
+            "version = 1\n[[allow]]\nname = \"a\"\ncallers = [\"/a\"]\nhttp = [\"GET /{{x}}\"]\nwhen = \"{when}\""
+        ));
+        assert!(errors.findings().iter().any(|finding| finding.code == code), "{when}: {errors}");
+    }
+}
+
+#[test]
+fn cases_pass_and_fail_with_what_differs() {
+    let text = format!(
+        "version = 1\n{PROPOSED}\n[[case]]\nname = \"reads\"\ncaller = \"/export\"\nop = \"GET /v1/config/x\"\nproof = \"api-key\"\n\
+         expect = \"allow\"\nrule = \"exporters read their limits\"\n\
+         [[case]]\ncaller = \"/x\"\nroles = [\"reader\"]\nop = \"GET /v1/watch\"\nexpect = \"deny\"\n"
+    );
+    let policy = Policy::parse(&text, &example(), NOW).unwrap().policy;
+    let results = policy.test(&text, &example(), NOW).unwrap();
+    assert_eq!(results.iter().map(|result| result.passed).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(results[1].found, "allow by `exporters read their limits`");
+    assert_eq!(results[1].expected, "deny");
+    let errors = policy.test(&text.replace("op = \"GET /v1/watch\"", "opp = \"x\""), &example(), NOW).unwrap_err();
+    assert!(errors.to_string().contains("did you mean `op`?"), "{errors}");
+}

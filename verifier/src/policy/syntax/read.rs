@@ -667,11 +667,20 @@ impl Reader<'_> {
 
 /// The first moment after what is written: after the whole day for a date alone.
 fn end_of(written: &Datetime) -> Option<Timestamp> {
+    moment(written, time::Date::next_day)
+}
+
+/// The moment that is written, the beginning of the day for a date alone.
+pub(in crate::policy) fn start_of(written: &Datetime) -> Option<Timestamp> {
+    moment(written, Some)
+}
+
+fn moment(written: &Datetime, of_day: impl Fn(time::Date) -> Option<time::Date>) -> Option<Timestamp> {
     let date = written.date?;
     let month = time::Month::try_from(date.month).ok()?;
     let date = time::Date::from_calendar_date(i32::from(date.year), month, date.day).ok()?;
     let seconds = match (written.time, written.offset) {
-        (None, None) => date.next_day()?.midnight().assume_utc().unix_timestamp(),
+        (None, None) => of_day(date)?.midnight().assume_utc().unix_timestamp(),
         (Some(at), Some(offset)) => {
             let at = time::Time::from_hms(at.hour, at.minute, at.second.unwrap_or(0)).ok()?;
             let minutes = match offset {

@@ -1,0 +1,204 @@
+//! Why a request is allowed or denied, rule by rule, for a person. Slow and obvious.
+
+use std::fmt;
+
+use super::{
+    Access, Decision, Effect, Policy, Why,
+    compile::Compiled,
+    condition::Condition,
+    decide::{Verdict, judge_rest, names_operation},
+    operation::{Operation, OperationPattern},
+    syntax::{CallerPattern, Mode, Rule, RuleEffect, UserRule},
+};
+use crate::{caller::Caller, spiffe::SpiffeId};
+
+/// An answer, and what led to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Explanation {
+    /// The answer, as [`Policy::decide`] gives it.
+    pub decision: Decision,
+    /// The name of the rule that decided.
+    pub rule: Option<String>,
+    /// Every rule that matches in everything, in the order of the file.
+    pub matching: Vec<String>,
+    /// For a denial that no deny rule made: the allow rules that came nearest, at most three, and what differed.
+    pub nearest: Vec<NearRule>,
+}
+
+/// A rule that does not match, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NearRule {
+    /// Its name.
+    pub rule: String,
+    /// What would have to be otherwise, each in a sentence.
+    pub differences: Vec<String>,
+}
+
+impl Policy {
+    /// Why [`Policy::decide`] answers as it does.
+    #[must_use]
+    pub fn explain(&self, access: &Access<'_>) -> Explanation {
+        let compiled = &*self.0;
+        let decision = compiled.decide(access);
+        let mut near = Vec::new();
+        let mut matching = Vec::new();
+        for rule in &compiled.rules {
+            let differences = differences(compiled, rule, access);
+            if differences.is_empty() {
+                let mode = if rule.mode == Mode::Shadow { " (in shadow mode)" } else { "" };
+                matching.push(format!("{}{mode}", rule.name));
+            } else if rule.effect == RuleEffect::Allow && rule.mode == Mode::Enforce {
+                near.push((differences, &rule.name));
+            }
+        }
+        let weight = |(differences, _): &(Vec<(usize, String)>, &String)| {
+            differences.iter().map(|(weight, _)| weight).sum::<usize>()
+        };
+        let least = near.iter().map(weight).min().unwrap_or(0);
+        let told = matches!(decision.effect, Effect::Deny(why) if why != Why::DenyRule);
+        let nearest = near.into_iter().filter(|near| told && weight(near) == least).take(3);
+        Explanation {
+            decision,
+            rule: decision.rule.and_then(|id| self.rule(id)).map(|rule| rule.name().to_owned()),
+            matching,
+            nearest: nearest
+                .map(|(differences, rule)| NearRule {
+                    rule: rule.clone(),
+                    differences: differences.into_iter().map(|(_, text)| text).collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What of a rule does not fit, and how much it weighs against calling the rule near.
+fn differences(compiled: &Compiled, rule: &Rule, access: &Access<'_>) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let denies = rule.effect == RuleEffect::Deny;
+    let caller = access.caller;
+    let named = |own: &CallerPattern| names_caller(compiled, own, caller, denies);
+    if !rule.takes_every_caller() && !rule.callers.iter().any(|own| named(&own.value)) {
+        let unasserted = rule.callers.iter().find(|own| names_caller(compiled, &own.value, caller, true));
+        found.push((
+            4,
+            match unasserted {
+                Some(role) => format!("`{}` is granted but the credential does not assert it", role.value),
+                None => format!(
+                    "the caller `{}` is none of {}",
+                    caller.id(),
+                    few(rule.callers.iter().map(|own| &own.value))
+                ),
+            },
+        ));
+    }
+    if !names_operation(rule, &access.operation) {
+        found.push(operation_difference(rule, &access.operation));
+    }
+    if !denies && caller.proof().kind.strength() < rule.strength() {
+        found
+            .push((1, format!("the proof is `{}`, the rule takes `{}` and stronger", caller.proof().kind, rule.proof)));
+    }
+    if !found.is_empty() {
+        return found;
+    }
+    match judge_rest(rule, access) {
+        Verdict::Yes | Verdict::Later => {}
+        Verdict::No(why) => found.push((1, refused(rule, access, why))),
+    }
+    found
+}
+
+fn refused(rule: &Rule, access: &Access<'_>, why: Why) -> String {
+    let when = rule.when.as_ref().map(Condition::text).unwrap_or_default();
+    match why {
+        Why::WrongProxy => {
+            let via = access.caller.via().map_or_else(|| "came directly".to_owned(), |via| format!("came via `{via}`"));
+            format!("the request {via}, the rule wants it via {}", few(rule.via.iter()))
+        }
+        Why::UserRequired => "there is no user".to_owned(),
+        Why::UserForbidden => "there is a user".to_owned(),
+        Why::ScopeTooSmall => format!(
+            "the user's scope is `{}`, the rule asks for `{}`",
+            access.user.map(|user| user.scope).unwrap_or_default(),
+            rule.scope.as_deref().unwrap_or_default()
+        ),
+        Why::ConditionFalse => format!("the condition `{when}` does not hold"),
+        Why::ConditionError => {
+            let missing =
+                if rule.user == UserRule::Any && access.user.is_none() { ", and there is no user" } else { "" };
+            format!("the condition `{when}` cannot be evaluated{missing}")
+        }
+        Why::NoRule
+        | Why::DenyRule
+        | Why::CredentialNotAccepted
+        | Why::CredentialNoLongerAccepted
+        | Why::CredentialExpired
+        | Why::ProofTooWeak
+        | Why::AmbiguousPath => "the rule is for weaker proofs".to_owned(),
+    }
+}
+
+fn operation_difference(rule: &Rule, operation: &Operation<'_>) -> (usize, String) {
+    if let Operation::Http { method, path } = operation {
+        let same_path = rule.operations.iter().find(|own| match &own.value {
+            OperationPattern::Http { template, .. } => template.matches(path, |a, b| a == b),
+            OperationPattern::Grpc { .. } | OperationPattern::App { .. } => false,
+        });
+        if let Some(own) = same_path {
+            return (2, format!("the method is {method}, the rule has `{}`", own.value));
+        }
+    }
+    (5, format!("`{operation}` is none of {}", few(rule.operations.iter().map(|own| &own.value))))
+}
+
+/// Whether a caller is one of these. `granted`: by what is granted alone, as deny rules look at it.
+pub(super) fn names_caller(compiled: &Compiled, own: &CallerPattern, caller: &Caller, granted: bool) -> bool {
+    let is = |own: &CallerPattern, id: &SpiffeId| match own {
+        CallerPattern::Id(own) => own == id,
+        CallerPattern::Pattern(pattern) => pattern.contains(id),
+        CallerPattern::Role(_) | CallerPattern::Direct => false,
+    };
+    match own {
+        CallerPattern::Role(role) => {
+            let mut members = compiled.roles.iter().filter(|known| known.name == *role).flat_map(|role| &role.members);
+            let has = caller.granted_roles().contains(role) || members.any(|member| is(&member.value, caller.id()));
+            has && (granted || caller.asserted_roles().is_none_or(|asserted| asserted.contains(role)))
+        }
+        other => is(other, caller.id()),
+    }
+}
+
+/// The first few of a list.
+fn few<T: fmt::Display>(all: impl ExactSizeIterator<Item = T>) -> String {
+    let count = all.len();
+    let shown: Vec<_> = all.take(5).map(|one| format!("`{one}`")).collect();
+    let more = if count > 5 { format!(" and {} more", count - 5) } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// Several lines, for a terminal.
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.decision.effect.as_str())?;
+        if let Effect::Deny(why) = self.decision.effect {
+            write!(f, " ({})", why.code())?;
+        }
+        let decided = !matches!(self.decision.effect, Effect::Deny(why) if why != Why::DenyRule);
+        if let Some(rule) = self.rule.as_ref().filter(|_| decided) {
+            write!(f, " by the rule `{rule}`")?;
+        }
+        if self.decision.effect == Effect::AllowIfSecondStage {
+            f.write_str("; the handler must ask again with what it knows about the resource")?;
+        }
+        for near in &self.nearest {
+            write!(f, "\nnearest: `{}`, but {}", near.rule, near.differences.join(", and "))?;
+        }
+        if self.matching.len() > 1 {
+            write!(f, "\nmatching: {}", self.matching.join(", "))?;
+        }
+        if let Some(shadow) = self.decision.shadow {
+            write!(f, "\nwith the rules in shadow mode enforced: {}", shadow.effect.as_str())?;
+        }
+        Ok(())
+    }
+}
