@@ -129,7 +129,7 @@ struct Accepted {
 #[cfg(feature = "jwt")]
 struct TokenId {
     /// Its `jti`, if it has one.
-    id: Option<Box<str>>,
+    id: Option<Arc<str>>,
     /// Until when it could be shown again.
     until: Timestamp,
 }
@@ -229,7 +229,7 @@ impl Authenticators {
                 now: presented.at,
             });
         }
-        let proof = Proof { kind: ProofKind::X509Svid, key_id: peer.serial().to_string().into() };
+        let proof = Proof { kind: ProofKind::X509Svid, key_id: peer.serial().to_hex() };
         Ok(Some(Accepted::without_record(Caller::new(peer.id().clone(), proof, peer.not_after()))))
     }
 

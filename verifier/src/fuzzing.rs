@@ -167,6 +167,196 @@ pub fn endpoint(data: &[u8]) {
     assert!(endpoint.path().is_none_or(|path| path.is_absolute() && path.as_os_str().len() <= Endpoint::MAX_PATH));
 }
 
+/// Key records that are taken are of the own trust domain and none of Bonafide's own IDs, and are written so that they read back as
+/// the same.
+#[cfg(feature = "policy-file")]
+pub fn key_records(data: &[u8]) {
+    use crate::key_records::{KeyRecords, MAX_SECRETS, MOST_LIFETIME};
+    let (Ok(text), Some(example)) = (std::str::from_utf8(data), example()) else { return };
+    match KeyRecords::parse(text, &example) {
+        Ok(records) => {
+            for record in records.records() {
+                assert!(*record.owner.trust_domain() == example && !record.owner.is_reserved());
+                assert!(!record.owner.path().is_empty() && record.most_lifetime <= MOST_LIFETIME);
+                assert!((1..=MAX_SECRETS).contains(&record.keys().count()));
+            }
+            let written = records.expose_secret_toml();
+            let again = KeyRecords::parse(&written, &example);
+            assert!(again.is_ok_and(|again| again.expose_secret_toml() == written));
+        }
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+}
+
+/// What a caller holds is written so that it reads back as the same.
+#[cfg(all(feature = "policy-file", feature = "jwt"))]
+pub fn caller_key(data: &[u8]) {
+    use crate::key_records::CallerKey;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match CallerKey::parse(text) {
+        Ok(key) => {
+            let written = key.expose_secret_file();
+            assert!(CallerKey::parse(&written).is_ok_and(|again| again.expose_secret_file() == written));
+            if let Ok(value) = key.authorization(std::time::Duration::from_secs(60), NOW) {
+                assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+            }
+        }
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+}
+
+/// What parses as an API key prints as it was.
+pub fn api_key(data: &[u8]) {
+    use crate::api_key::ApiKey;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match ApiKey::parse(text) {
+        Ok(key) => assert_eq!(*key.expose_secret(), text),
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+}
+
+/// The value of `authorization`, whatever it is: without a key nobody is anybody, each refusal has a listed code, and none quotes
+/// a secret's worth of what was sent.
+#[cfg(all(feature = "policy-file", feature = "jwt"))]
+pub fn authorization(data: &[u8]) {
+    use crate::{api_key::ApiKeyError, authenticate::AuthenticateError, jwt::JwtError};
+    let Some(service) = service::get() else { return };
+    match service.ask(data) {
+        Ok(caller) => assert!(caller.is_none()),
+        Err(error) => {
+            let codes = [AuthenticateError::CODES, ApiKeyError::CODES, JwtError::CODES];
+            assert!(codes.iter().any(|codes| codes.contains(&error.code())));
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+}
+
+/// Claims under a good shared secret: what is taken has the known claims and no other, ends in time, and makes its owner the caller.
+#[cfg(all(feature = "policy-file", feature = "jwt"))]
+pub fn shared_secret_claims(data: &[u8]) {
+    let Some(service) = service::get() else { return };
+    let Ok(Some(caller)) = service.ask_with_shared_secret(data) else { return };
+    assert_eq!(caller.id().path(), "/export");
+    let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(data).unwrap_or_default();
+    for claim in ["exp", "aud", "sub", "roles"] {
+        assert!(claims.contains_key(claim));
+    }
+    assert!(claims.keys().all(|claim| matches!(claim.as_str(), "exp" | "aud" | "sub" | "roles" | "jti" | "iat")));
+    assert_eq!(claims.get("sub").and_then(serde_json::Value::as_str), Some("export"));
+    let left = caller.valid_until().unix_seconds() - NOW.unix_seconds();
+    assert!((1..=630).contains(&left));
+}
+
+/// Claims signed by the token service: what is taken has all that is required, and makes a service of the own trust domain the caller.
+#[cfg(all(feature = "policy-file", feature = "jwt"))]
+pub fn access_token_claims(data: &[u8]) {
+    let Some(service) = service::get() else { return };
+    let Ok(Some(caller)) = service.ask_with_access_token(data) else { return };
+    assert!(caller.id().trust_domain().as_str() == "example.org" && !caller.id().is_reserved());
+    let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(data).unwrap_or_default();
+    for claim in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"] {
+        assert!(claims.contains_key(claim));
+    }
+    assert_eq!(claims.get("client_id").and_then(serde_json::Value::as_str), Some(caller.id().as_str()));
+}
+
+/// A service with keys that are known here, so that a signature is no obstacle.
+#[cfg(all(feature = "policy-file", feature = "jwt"))]
+mod service {
+    use std::sync::{Arc, LazyLock};
+
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+    };
+    use base64ct::{Base64UrlUnpadded, Encoding};
+
+    use super::{NOW, example};
+    use crate::{
+        authenticate::{AddressRate, AuthenticateError, Authenticators, Found, HeaderView, Presented},
+        caller::Caller,
+        clock::ManualClock,
+        identity::Identity,
+        key_records::KeyRecords,
+        shared_secret::SharedSecret,
+        spiffe::JwtAuthority,
+    };
+
+    const RECORDS: &str = r#"
+        version = 1
+        [[key]]
+        id = "export"
+        kind = "shared-secret"
+        owner = "spiffe://example.org/export"
+        audience = "a"
+        subject = "export"
+        roles = ["reader"]
+        expires = 2030-01-01T00:00:00Z
+        [[key.secret]]
+        id = "export.1"
+        value = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+        created = 2026-01-01T00:00:00Z
+    "#;
+
+    pub(super) struct Service {
+        authenticators: Authenticators,
+        secret: SharedSecret,
+        key: EcdsaKeyPair,
+    }
+
+    struct Authorization<'v>(&'v [u8]);
+
+    impl HeaderView for Authorization<'_> {
+        fn find(&self, name: &str) -> Found<'_> {
+            if name == "authorization" { Found::Once(self.0) } else { Found::Absent }
+        }
+    }
+
+    pub(super) fn get() -> Option<&'static Service> {
+        static SERVICE: LazyLock<Option<Service>> = LazyLock::new(make);
+        SERVICE.as_ref()
+    }
+
+    fn make() -> Option<Service> {
+        use aws_lc_rs::{encoding::AsDer, signature::KeyPair};
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).ok()?;
+        let authority = JwtAuthority::new("at", key.public_key().as_der().ok()?.as_ref()).ok()?;
+        let (identity, _publisher) = Identity::published(Arc::new(ManualClock::at(NOW)));
+        let authenticators = Authenticators::builder(example()?, identity)
+            .audience("a")
+            .jwt_svids()
+            .key_records(KeyRecords::parse(RECORDS, &example()?).ok()?)
+            .access_tokens("i", vec![authority])
+            .address_rate(AddressRate { per_second: u32::MAX, burst: u32::MAX })
+            .build()
+            .ok()?;
+        let secret = SharedSecret::parse("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8").ok()?;
+        Some(Service { authenticators, secret, key })
+    }
+
+    impl Service {
+        pub(super) fn ask(&self, authorization: &[u8]) -> Result<Option<Caller>, AuthenticateError> {
+            let headers = Authorization(authorization);
+            self.authenticators.authenticate(&Presented { connection: None, headers: &headers, address: None, at: NOW })
+        }
+
+        pub(super) fn ask_with_shared_secret(&self, claims: &[u8]) -> Result<Option<Caller>, AuthenticateError> {
+            let header = br#"{"alg":"HS256","kid":"export.1"}"#;
+            let input = [header, claims].map(Base64UrlUnpadded::encode_string).join(".");
+            let tag = Base64UrlUnpadded::encode_string(self.secret.sign(input.as_bytes()).as_ref());
+            self.ask(format!("Bearer {input}.{tag}").as_bytes())
+        }
+
+        pub(super) fn ask_with_access_token(&self, claims: &[u8]) -> Result<Option<Caller>, AuthenticateError> {
+            let header = br#"{"alg":"ES256","kid":"at","typ":"at+jwt"}"#;
+            let input = [header, claims].map(Base64UrlUnpadded::encode_string).join(".");
+            let Ok(signature) = self.key.sign(&SystemRandom::new(), input.as_bytes()) else { return Ok(None) };
+            let signature = Base64UrlUnpadded::encode_string(signature.as_ref());
+            self.ask(format!("Bearer {input}.{signature}").as_bytes())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -303,6 +493,100 @@ mod tests {
         fn trust_bundle_der_of_damaged_bytes(data in damaged(good_bundle().x509_der_concatenated())) {
             super::trust_bundle_pem(&data);
         }
+    }
+
+    #[cfg(all(feature = "policy-file", feature = "jwt"))]
+    const RECORDS: &str = r#"version = 1
+[[key]]
+id = "a"
+kind = "api-key"
+owner = "spiffe://example.org/a"
+audience = "b"
+roles = ["r"]
+expires = 2030-01-01T00:00:00Z
+[[key.secret]]
+id = "a.1"
+sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+created = 2026-01-01T00:00:00Z
+[[key]]
+id = "b"
+kind = "shared-secret"
+owner = "spiffe://example.org/b"
+audience = "b"
+expires = 2030-01-01T00:00:00Z
+[[key.secret]]
+id = "b.1"
+value = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+created = 2026-01-01T00:00:00Z
+"#;
+
+    #[cfg(all(feature = "policy-file", feature = "jwt"))]
+    const CALLER_KEY: &str = r#"version = 1
+key-id = "b.1"
+secret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+subject = "b"
+audience = "b"
+roles = ["r"]
+max-lifetime-s = 600
+expires = 2030-01-01T00:00:00Z
+"#;
+
+    #[cfg(all(feature = "policy-file", feature = "jwt"))]
+    proptest! {
+        #[test]
+        fn key_records_of_a_damaged_file(data in damaged(RECORDS.into())) {
+            super::key_records(&data);
+        }
+
+        #[test]
+        fn caller_key_of_a_damaged_file(data in damaged(CALLER_KEY.into())) {
+            super::caller_key(&data);
+        }
+
+        #[test]
+        fn api_key_of_nearly_right_text(text in "[a-zA-Z0-9._ -]{0,8}\\.?[A-Za-z0-9_-]{42,44}\n?") {
+            super::api_key(text.as_bytes());
+            super::caller_key(text.as_bytes());
+        }
+
+        #[test]
+        fn authorization_of_any_bytes(data in bytes(128)) {
+            super::authorization(&data);
+        }
+
+        #[test]
+        fn authorization_of_nearly_right_text(text in "(Bearer|ApiKey|basic) ?[A-Za-z0-9_.-]{0,64}") {
+            super::authorization(text.as_bytes());
+        }
+
+        #[test]
+        fn shared_secret_claims_that_are_damaged(
+            data in damaged(br#"{"sub":"export","aud":["a"],"exp":1795424700,"roles":["reader"],"iat":1795424400}"#.to_vec())
+        ) {
+            super::shared_secret_claims(&data);
+        }
+
+        #[test]
+        fn access_token_claims_that_are_damaged(
+            data in damaged(
+                br#"{"iss":"i","sub":"spiffe://example.org/a","client_id":"spiffe://example.org/a","aud":"a","exp":1795424700,"iat":1795424400,"jti":"1"}"#
+                    .to_vec()
+            )
+        ) {
+            super::access_token_claims(&data);
+        }
+    }
+
+    #[cfg(all(feature = "policy-file", feature = "jwt"))]
+    #[test]
+    fn what_the_properties_begin_with_is_good() {
+        let claims = br#"{"sub":"export","aud":["a"],"exp":1795424700,"roles":["reader"],"iat":1795424400}"#;
+        let service = super::service::get().unwrap();
+        assert!(service.ask_with_shared_secret(claims).unwrap().is_some());
+        let claims = br#"{"iss":"i","sub":"spiffe://example.org/a","client_id":"spiffe://example.org/a","aud":"a","exp":1795424700,"iat":1795424400,"jti":"1"}"#;
+        assert!(service.ask_with_access_token(claims).unwrap().is_some());
+        assert!(crate::key_records::KeyRecords::parse(RECORDS, &domain("example.org")).is_ok());
+        assert!(crate::key_records::CallerKey::parse(CALLER_KEY).is_ok());
     }
 
     #[cfg(feature = "jwt")]

@@ -40,7 +40,7 @@ impl TokenName {
 /// A token that was found good.
 pub(super) struct VerifiedToken {
     pub(super) caller: Caller,
-    pub(super) token_id: Option<Box<str>>,
+    pub(super) token_id: Option<Arc<str>>,
     /// The verdict holds from here...
     pub(super) from: Timestamp,
     /// ...until its `exp`, without leeway. Between that and the end of the leeway it is verified each time.

@@ -1,6 +1,6 @@
 //! The result of verification.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::Hex;
 use crate::clock::Timestamp;
@@ -86,6 +86,18 @@ impl SerialNumber {
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length.into()).unwrap_or_default()
     }
+
+    /// As it prints, in one step: a caller is made of it for each request.
+    pub(crate) fn to_hex(self) -> Arc<str> {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let digit = |value: u8| DIGITS.get(usize::from(value & 0x0f)).copied().unwrap_or_default();
+        let mut text = [0; 40];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.as_bytes()) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(*byte)]);
+        }
+        let text = text.get(..2 * usize::from(self.length)).unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or_default().into()
+    }
 }
 
 impl fmt::Display for SerialNumber {
@@ -97,5 +109,18 @@ impl fmt::Display for SerialNumber {
 impl fmt::Debug for SerialNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SerialNumber({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_printing_a_serial_number_are_one() {
+        for serial in [[1].as_slice(), &[0x00, 0xff], &[0x7f; 20]] {
+            let serial = SerialNumber::new(serial);
+            assert_eq!(*serial.to_hex(), *serial.to_string());
+        }
     }
 }
