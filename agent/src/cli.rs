@@ -4,6 +4,7 @@
 //! What a command says goes to standard output, what went wrong to standard error.
 
 mod accept_epoch;
+mod call;
 mod completions;
 mod doctor;
 mod fetch;
@@ -74,6 +75,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Show what the agent attests of this process, which services match, and why the nearest does not.
     Whoami(whoami::Arguments),
+    /// Call a service as the calling user's registered service, with curl's manners.
+    Call(Box<call::Arguments>),
     /// Fetch an X.509-SVID, a JWT-SVID or the trust bundles, as a workload would.
     Fetch(fetch::Arguments),
     /// Show what a certificate chain, token, bundle or live server is and proves; with bundles, the verifier's verdict.
@@ -107,6 +110,7 @@ fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Whoami(arguments) => whoami::run(&arguments),
+        Command::Call(arguments) => call::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),

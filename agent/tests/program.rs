@@ -48,7 +48,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn every_verb_has_its_help() {
-    let verbs = ["run", "whoami", "fetch", "inspect", "status", "doctor", "accept-epoch", "completions"];
+    let verbs = ["run", "whoami", "call", "fetch", "inspect", "status", "doctor", "accept-epoch", "completions"];
     for arguments in verbs.iter().map(|verb| vec![*verb, "--help"]).chain([
         vec!["--help"],
         vec!["--version"],

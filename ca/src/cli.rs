@@ -1,4 +1,4 @@
-//! The command line of `bonafide-ca`: a file per verb. Every verb but `run`, `audit` and `completions` talks to a running
+//! The command line of `bonafide-ca`: a file per verb. Every verb but `run`, `audit`, `key` and `completions` talks to a running
 //! CA through the socket in its data directory.
 
 mod audit;
@@ -7,6 +7,7 @@ mod bundle;
 mod client;
 mod completions;
 mod doctor;
+mod key;
 mod node;
 mod output;
 mod run;
@@ -82,6 +83,8 @@ enum Command {
     Authority(authority::Authority),
     #[command(subcommand)]
     Audit(audit::Audit),
+    #[command(subcommand)]
+    Key(key::Key),
     Status(status::Status),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
@@ -96,6 +99,7 @@ impl Command {
             Self::Bundle(bundle) => bundle.run(),
             Self::Authority(authority) => authority.run(),
             Self::Audit(audit) => audit.run(),
+            Self::Key(key) => key.run(),
             Self::Status(status) => status.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Completions(completions) => completions.run(),
