@@ -407,6 +407,10 @@ impl Policy {
         let mut findings = finding::Findings::default();
         let (file, _) = syntax::read(text, trust_domain, &mut findings);
         lint::dates(&file, text, at, &mut findings);
+        // Rules that were not read in whole would be taken for wider ones.
+        if !findings.has_errors() {
+            lint::shadowed(&file, &mut findings);
+        }
         let mut policy = None;
         if !findings.has_errors() {
             match compile::Compiled::new(version_of(text), file) {

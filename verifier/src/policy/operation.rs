@@ -269,9 +269,7 @@ fn check_escapes(segment: &str, at: usize) -> Result<(), PathError> {
     // Whoever decodes once more than we do must find nothing either. Each round makes the text shorter.
     let mut again = decoded;
     while again.contains(&b'%') {
-        let Ok(next) = Escapes(&again).map(|part| part.map(|(byte, _)| byte)).collect::<Result<Vec<u8>, ()>>() else {
-            return Ok(());
-        };
+        let next = decode_leniently(&again);
         let bad = |byte: &u8| matches!(byte, b'/' | b'\\' | 0..0x20 | 0x7f);
         if is_dots(&next) || next.iter().any(bad) {
             return Err(PathError::DoubleEscape { at });
@@ -282,6 +280,21 @@ fn check_escapes(segment: &str, at: usize) -> Result<(), PathError> {
         again = next;
     }
     Ok(())
+}
+
+/// As a program decodes that takes a `%` without digits for itself.
+fn decode_leniently(mut bytes: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(bytes.len());
+    while let [first, tail @ ..] = bytes {
+        let escaped = match bytes {
+            [b'%', high, low, tail @ ..] => hex(*high).zip(hex(*low)).map(|(high, low)| (high * 16 + low, tail)),
+            _ => None,
+        };
+        let (byte, rest) = escaped.unwrap_or((*first, tail));
+        decoded.push(byte);
+        bytes = rest;
+    }
+    decoded
 }
 
 /// The bytes of a segment, and whether each was escaped.
@@ -613,6 +626,21 @@ impl Template {
         segments.next().is_none()
     }
 
+    /// Whether every path of the other is one of this.
+    fn covers(&self, other: &Self) -> bool {
+        let mut others = other.0.iter();
+        for own in &self.0 {
+            match (own, others.next()) {
+                (_, None) => return false,
+                (Piece::Rest, Some(_)) => return true,
+                (Piece::One(_), Some(Piece::Literal(_) | Piece::One(_))) => {}
+                (Piece::Literal(own), Some(Piece::Literal(other))) if own == other => {}
+                (Piece::Literal(_) | Piece::One(_), Some(_)) => return false,
+            }
+        }
+        others.next().is_none()
+    }
+
     /// The values of its variables in a path that matches, decoded.
     pub(super) fn values<'t, 'p>(
         &'t self,
@@ -691,6 +719,22 @@ impl OperationPattern {
         match self {
             Self::Http { template, .. } | Self::App { template, .. } => Some(template),
             Self::Grpc { .. } => None,
+        }
+    }
+
+    /// Whether every operation of the other is one of this.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Http { method, template }, Self::Http { method: of_other, template: other }) => {
+                (method.is_none() || method == of_other) && template.covers(other)
+            }
+            (Self::Grpc { service, method }, Self::Grpc { service: other, method: of_other }) => {
+                service == other && (method.is_none() || method == of_other)
+            }
+            (Self::App { action, template }, Self::App { action: of_other, template: other }) => {
+                action == of_other && template.covers(other)
+            }
+            (Self::Http { .. } | Self::Grpc { .. } | Self::App { .. }, _) => false,
         }
     }
 

@@ -396,3 +396,32 @@ fn cases_pass_and_fail_with_what_differs() {
     let errors = policy.test(&text.replace("op = \"GET /v1/watch\"", "opp = \"x\""), &example(), NOW).unwrap_err();
     assert!(errors.to_string().contains("did you mean `op`?"), "{errors}");
 }
+
+#[test]
+fn rules_that_another_makes_needless() {
+    let rule = |kind: &str, name: &str, rest: &str| format!("[[{kind}]]\nname = \"{name}\"\n{rest}\n");
+    let found = |text: &str| {
+        let loaded = Policy::parse(&format!("version = 1\n{text}"), &example(), NOW).unwrap();
+        loaded.warnings.iter().map(|warning| (warning.code, warning.line)).collect::<Vec<_>>()
+    };
+    let wide = rule("allow", "wide", "callers = [\"/a/**\"]\nhttp = [\"* /x/**\"]");
+    let narrow =
+        |more: &str| rule("allow", "narrow", &format!("callers = [\"/a/b\"]\nhttp = [\"GET /x/{{id}}\"]\n{more}"));
+    let deny = rule("deny", "no", "callers = [\"/a/*\"]");
+    for (text, expected) in [
+        (format!("{wide}{}", narrow("")), vec![("shadowed", 6)]),
+        (format!("{}{wide}", narrow("")), vec![("shadowed", 2)]),
+        (format!("{}{wide}", narrow("limit = \"1/s\"")), vec![]),
+        (format!("{wide}{}", narrow("limit = \"1/s\"")), vec![("shadowed", 6)]),
+        (format!("{wide}{}", narrow("audit = true")), vec![]),
+        (format!("{wide}{}", narrow("mode = \"shadow\"")), vec![]),
+        (format!("{wide}{}", narrow("proof = \"x509\"")), vec![("shadowed", 6)]),
+        (format!("{}{deny}", narrow("")), vec![("never-matches", 2)]),
+        (format!("{wide}{deny}"), vec![]),
+        (format!("{wide}{}", wide.replace("wide", "again")), vec![("shadowed", 6)]),
+        (format!("{wide}{}", narrow("").replace("/a/b", "/b")), vec![]),
+        (format!("{wide}{}", narrow("").replace("/x/{id}", "/x")), vec![]),
+    ] {
+        assert_eq!(found(&text), expected, "{text}");
+    }
+}

@@ -319,4 +319,30 @@ impl Trie {
             (at, text) = (node.one, tail);
         }
     }
+
+    /// Every leaf that matches whatever these parts match: for finding rules that make another one needless.
+    pub(super) fn covering(&self, parts: &[Part<'_>], visit: &mut impl FnMut(u32)) {
+        self.covering_from(0, parts, visit);
+    }
+
+    fn covering_from(&self, at: u32, parts: &[Part<'_>], visit: &mut impl FnMut(u32)) {
+        let Some(node) = self.nodes.get(index(at)) else { return };
+        let Some((part, tail)) = parts.split_first() else {
+            if node.here != NONE {
+                visit(node.here);
+            }
+            return;
+        };
+        if node.rest != NONE {
+            visit(node.rest);
+        }
+        if let Part::Literal(text) = part
+            && let Some(child) = self.literals.get(at, text.as_bytes())
+        {
+            self.covering_from(child, tail, visit);
+        }
+        if node.one != NONE && !matches!(part, Part::Rest) {
+            self.covering_from(node.one, tail, visit);
+        }
+    }
 }

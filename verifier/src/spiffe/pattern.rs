@@ -74,6 +74,19 @@ impl Pattern {
         matched && given.next().is_some() == self.open_ended
     }
 
+    /// Whether every ID of the other is one of this.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let pairs = self.segments.iter().zip(&other.segments);
+        let fits = |(own, other): (&Segment, &Segment)| matches!(own, Segment::Any) || own == other;
+        let (own, others) = (self.segments.len(), other.segments.len());
+        let lengths = if self.open_ended {
+            others > own || (others == own && other.open_ended)
+        } else {
+            others == own && !other.open_ended
+        };
+        self.trust_domain == other.trust_domain && lengths && pairs.into_iter().all(fits)
+    }
+
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }

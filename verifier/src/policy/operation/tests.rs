@@ -54,6 +54,7 @@ fn t_27_paths_that_two_programs_read_differently() {
         ("/a/%252e%252e", Err(PathError::DoubleEscape { at: 3 })),
         ("/a/x%252fy", Err(PathError::DoubleEscape { at: 3 })),
         ("/a/%25252e", Err(PathError::DoubleEscape { at: 3 })),
+        ("/a/x%252f%25", Err(PathError::DoubleEscape { at: 3 })),
         ("/a/100%25", Ok(())),
         ("/a/b%2520c", Ok(())),
         ("/a%20b", Ok(())),
@@ -139,4 +140,33 @@ fn values_of_variables_are_decoded() {
     let path = CanonicalPath::parse("/a/b%20c/d/%c3%b6").unwrap();
     let values: Vec<_> = template.values(&path).collect();
     assert_eq!(values, [("x", "b c".into()), ("y", "ö".into())]);
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// T-27: what passes has one reading, also for whoever decodes it more than once.
+        #[test]
+        fn a_path_that_passes_has_one_reading(
+            path in "(/|%2[eEfF5]|%5c|%00|\\.|;|a|%c3%b6|%25|[ -~]){0,12}",
+        ) {
+            match CanonicalPath::parse(&path) {
+                Ok(canonical) => {
+                    assert_eq!(canonical.as_str(), path);
+                    for segment in canonical.segments() {
+                        let mut reading = segment.to_owned();
+                        for _ in 0..4 {
+                            assert!(!reading.is_empty() && !reading.contains(['/', '\\', '\0']), "{path}: {reading}");
+                            assert!(!matches!(reading.split(';').next(), Some("." | "..")), "{path}: {reading}");
+                            reading = String::from_utf8_lossy(&decode_leniently(reading.as_bytes())).into_owned();
+                        }
+                    }
+                }
+                Err(error) => assert!(PathError::CODES.contains(&error.code())),
+            }
+        }
+    }
 }
