@@ -176,6 +176,7 @@ pub(crate) mod tests {
         View::new(TrustDomain::parse("example.org").unwrap(), position, services, BundleSet::default())
     }
 
+    ///
     #[test]
     fn wapi_35_default_identity_does_not_depend_on_the_order_of_arrival() {
         let wide = service("1", "/a", &["unix:uid:1000"]);

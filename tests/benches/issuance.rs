@@ -38,8 +38,8 @@ fn main() {
     let ca = role::ca_without_quota(folder.path());
     let data = folder.path().join("ca");
     let pid = ca.id();
-    let rounds = measure::rounds(14);
-    let calls_a_round = if measure::quick() { 4 } else { 10 };
+    let rounds = measure::rounds(8);
+    let calls_a_round = if measure::quick() { 10 } else { 40 };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (api, wanted) = runtime.block_on(prepare(&data, SERVICES));
     let keys: Arc<Vec<KeyPair>> = Arc::new((0..BATCH).map(|_| KeyPair::generate().expect("a key")).collect());
@@ -110,7 +110,7 @@ async fn prepare(ca: &Path, services: usize) -> (fleet::NodeApi, Vec<(String, Ve
         adding.spawn(
             async move { fleet::add_service(&mut operator, &format!("service-{index}"), &selectors, "any").await },
         );
-        if adding.len() >= 64 {
+        if adding.len() >= 8 {
             ids.extend(adding.join_next().await.transpose().expect("a service"));
         }
     }

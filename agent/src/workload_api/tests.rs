@@ -149,6 +149,7 @@ fn reason(status: &Status) -> String {
     Refusal::from_status(status).expect("a refusal with a reason").code
 }
 
+/// Over a Unix socket of this host without TLS, to a program that proves nothing and only asks; the kernel says who it is (WEP-01, WEP-03, WEP-07, WEP-12..14).
 #[tokio::test]
 async fn wapi_06_15_16_the_first_message_holds_all_of_it() {
     let agent = start().await;
@@ -249,6 +250,7 @@ async fn wapi_20_what_is_taken_back_ends_the_streams() {
     agent.end().await;
 }
 
+/// (WEP-17)
 #[tokio::test]
 async fn wapi_19_24_no_identity_is_explained_to_the_asker_with_its_own_facts_alone() {
     let agent = start().await;
@@ -344,6 +346,7 @@ async fn wapi_17_hints_are_unique_in_each_answer() {
     agent.end().await;
 }
 
+/// (FED-13)
 #[tokio::test]
 async fn wapi_13_21_25_26_bundles_of_each_profile() {
     let agent = start().await;
@@ -389,6 +392,7 @@ async fn validate(client: &Client, audience: &str, svid: &str) -> Result<Validat
     client.unary(VALIDATE, ValidateJwtsvidRequest { audience: audience.into(), svid: svid.into() }).await
 }
 
+/// (JWT-27)
 #[tokio::test]
 async fn wapi_22_23_24_jwt_svids() {
     let agent = start().await;
@@ -532,6 +536,7 @@ async fn wapi_27_28_29_validation() {
     agent.end().await;
 }
 
+/// (ID-27)
 #[tokio::test]
 async fn wapi_32_wit_is_not_served() {
     let agent = start().await;
@@ -543,6 +548,7 @@ async fn wapi_32_wit_is_not_served() {
     agent.end().await;
 }
 
+///
 #[tokio::test]
 async fn wep_05_06_the_security_header_guards_every_service() {
     let agent = start().await;
@@ -588,6 +594,7 @@ async fn wep_05_06_the_security_header_guards_every_service() {
     agent.end().await;
 }
 
+/// (WEP-19, WEP-20, WAPI-02, A-29)
 #[tokio::test]
 async fn wep_18_20_reflection_names_our_services_beside_the_workload_api() {
     use tonic_reflection::pb::v1::{

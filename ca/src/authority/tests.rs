@@ -17,6 +17,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// The root is the authority that a trust domain has, with an SVID of its own that names it and has no path; it signs the issuing authority (ID-21..24, X509-12).
 #[tokio::test]
 async fn x509_09_authorities_are_signing_certificates_of_the_trust_domain() {
     let home = Home::new().await;
@@ -135,6 +136,7 @@ async fn rotates(lifetimes: Lifetimes, step: Duration, steps: u32) {
     watch.look(&home, false);
 }
 
+/// (FED-01..03, I-06)
 #[tokio::test]
 async fn authorities_change_by_themselves_for_two_months() {
     rotates(Lifetimes::default(), Duration::from_secs(3 * 3600), 8 * 60).await;

@@ -209,3 +209,27 @@ fn one_line(text: &str) -> String {
 /// Of readers, and while opening. The writer's is `Limits::wait`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const WHOLE_CHECK_UP_TO: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that somebody else wrote must not be able to run what it likes; and it is our own SQLite that reads it.
+    #[test]
+    fn t_34_every_connection_has_its_guards_on() {
+        assert!(rusqlite::version_number() >= 3_050_000, "the one that is built in: {}", rusqlite::version());
+        let connection = Connection::open_in_memory().unwrap();
+        configure(&connection).unwrap();
+        for (name, wanted) in [("trusted_schema", 0), ("foreign_keys", 1), ("cell_size_check", 1)] {
+            let found: i64 = connection.pragma_query_value(None, name, |row| row.get(0)).unwrap();
+            assert_eq!(found, wanted, "{name}");
+        }
+        for (config, wanted) in [
+            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+        ] {
+            assert_eq!(connection.db_config(config).unwrap(), wanted);
+        }
+    }
+}

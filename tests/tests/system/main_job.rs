@@ -7,6 +7,7 @@ use bonafide_tests::site::{Ran, Site, eventually, user_selector};
 use crate::programs::{PHOTO, Shop, WEB, copy_of, get, start_web};
 
 /// CA, node, service, identity, written to files, looked at: the commands of the first page of the README.
+/// (CORE-02; WEP-04: see the last lines.)
 #[test]
 fn a_ca_a_node_a_service_and_an_identity() {
     let site = Site::started();
@@ -40,9 +41,30 @@ fn a_ca_a_node_a_service_and_an_identity() {
     for what in ["n1", WEB] {
         assert!(records.contains(what), "the record names {what}: {records}");
     }
+    // WEP-04: nothing of the agent listens on TCP.
+    let agent = node.agent.as_ref().unwrap().id();
+    assert_eq!(listeners(agent), [""; 0]);
+    assert_eq!(listeners(site.ca.as_ref().unwrap().id()).len(), 1, "this test would see a listener");
+}
+
+/// The sockets of a process that listen on TCP.
+fn listeners(pid: u32) -> Vec<String> {
+    let tables: String = ["tcp", "tcp6"]
+        .map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default())
+        .concat();
+    let listening: Vec<&str> = tables
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter_map(|fields| (fields.get(3) == Some(&"0A")).then(|| fields.get(9).copied()).flatten())
+        .collect();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    open.filter_map(|file| Some(fs::read_link(file.ok()?.path()).ok()?.display().to_string()))
+        .filter(|file| listening.iter().any(|inode| *file == format!("socket:[{inode}]")))
+        .collect()
 }
 
 /// Two services know each other by name and refuse everyone else.
+/// (CORE-01)
 #[test]
 fn two_services_talk_and_refuse_everyone_else() {
     let site = Site::started();

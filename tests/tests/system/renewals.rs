@@ -19,6 +19,7 @@ fn renewals_and_ends_of_connections_fail_no_call() {
 
 /// F-24: the issuing and the JWT authority rotate in the middle of traffic. Two minutes is the shortest life of an
 /// authority; its successor takes over before half of that is gone.
+/// (I-05)
 #[test]
 fn f24_authorities_rotate_under_traffic() {
     let mut site = Site::new();

@@ -100,6 +100,7 @@ fn updates_are_applied_in_order_with_tombstones() {
     assert_eq!(ids(&unknown), ["c"], "a tombstone of what is not held");
 }
 
+///
 #[test]
 fn what_goes_back_is_refused() {
     let Fixture { root, view } = fixture();

@@ -123,6 +123,7 @@ fn a_right_leaf_breaks_no_rule() {
     Case::of(request_for("spiffe://example.org/a/b/c", &["a.example.org", "b", "1.x-y.z"])).check().unwrap();
 }
 
+/// No extension but the known ones: nothing else can decide about rights, no role and no group (ID-26, ID-29).
 #[test]
 fn every_rule_is_broken_by_what_it_forbids() {
     let with = |change: fn(&mut Case)| {
@@ -446,6 +447,7 @@ fn a_time_in_the_wrong_type_for_its_year_is_refused() {
 }
 
 /// No bit of what is signed can change unseen.
+/// (ID-25)
 #[test]
 fn x509_01_every_flipped_bit_is_found() {
     let mut case = Case::good();

@@ -177,6 +177,7 @@ async fn a_batch_has_a_bound() {
     rig.finish().await;
 }
 
+/// (JWT-17)
 #[tokio::test]
 async fn a_jwt_svid_verifies_and_is_recorded() {
     let rig = Rig::start().await;
