@@ -1,5 +1,5 @@
-//! The command line of `bonafide-ca`: a file per verb. Every verb but `run`, `audit`, `key` and `completions` talks to a running
-//! CA through the socket in its data directory.
+//! The command line of `bonafide-ca`: a file per verb. Every verb but `run`, `audit`, `key`, `policy` and `completions` talks
+//! to a running CA through the socket in its data directory.
 
 mod audit;
 mod authority;
@@ -10,6 +10,7 @@ mod doctor;
 mod key;
 mod node;
 mod output;
+mod policy;
 mod run;
 mod service;
 mod status;
@@ -85,6 +86,8 @@ enum Command {
     Audit(audit::Audit),
     #[command(subcommand)]
     Key(key::Key),
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     Status(status::Status),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
@@ -100,6 +103,7 @@ impl Command {
             Self::Authority(authority) => authority.run(),
             Self::Audit(audit) => audit.run(),
             Self::Key(key) => key.run(),
+            Self::Policy(policy) => policy.run(),
             Self::Status(status) => status.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Completions(completions) => completions.run(),
