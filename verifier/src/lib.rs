@@ -25,6 +25,7 @@ pub mod key_records;
 pub mod lifetime;
 #[cfg(feature = "limits")]
 pub mod limits;
+#[cfg(feature = "policy-file")]
 pub mod policy;
 pub mod record;
 #[cfg(feature = "serve")]

@@ -17,7 +17,6 @@
 //! - Conditions about `resource` wait for the handler's facts: the answer until then is [`Effect::AllowIfSecondStage`].
 //! - Rules in shadow mode change no answer; [`Decision::shadow`] tells what they would have changed.
 
-#[cfg(feature = "policy-file")]
 mod cases;
 #[cfg(feature = "cedar")]
 mod cedar;
@@ -28,7 +27,6 @@ mod difference;
 mod explain;
 mod facts;
 mod finding;
-#[cfg(feature = "policy-file")]
 mod lint;
 mod operation;
 mod syntax;
@@ -36,7 +34,6 @@ mod trie;
 
 use std::{fmt, sync::Arc};
 
-#[cfg(feature = "policy-file")]
 pub use self::cases::{CallerText, CaseResult, Query, QueryError};
 pub use self::{
     difference::{Difference, Differences},
@@ -381,7 +378,6 @@ impl fmt::Debug for RuleView<'_> {
     }
 }
 
-#[cfg(feature = "policy-file")]
 impl Policy {
     /// Reads and compiles a policy file. `trust_domain` is the service's own: paths such as `/photo` are of it. `at` is now, for dates that have
     /// passed or are near.
@@ -431,7 +427,6 @@ impl Policy {
     }
 }
 
-#[cfg(feature = "policy-file")]
 fn version_of(text: &str) -> PolicyVersion {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     let mut version = [0; 32];

@@ -17,5 +17,7 @@ pub use bundle_set::BundleSet;
 pub(crate) use id::check as check_id;
 pub use id::{RESERVED_SEGMENT, SpiffeId, SpiffeIdError};
 pub use jwk::{Curve, PublicKey, PublicKeyError};
-pub(crate) use pattern::{Pattern, PatternError, Segment};
+#[cfg(feature = "policy-file")]
+pub(crate) use pattern::Segment;
+pub(crate) use pattern::{Pattern, PatternError};
 pub use trust_domain::{TrustDomain, TrustDomainError};

@@ -30,6 +30,7 @@ struct Uses {
 
 /// What came of a condition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(not(feature = "cedar"), allow(dead_code, reason = "conditions use it"))]
 pub(super) enum Outcome {
     True,
     False,

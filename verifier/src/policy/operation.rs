@@ -329,6 +329,7 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// A segment of a [`CanonicalPath`], decoded.
+#[cfg_attr(not(feature = "cedar"), allow(dead_code, reason = "conditions use it"))]
 pub(super) fn decode(segment: &str) -> Cow<'_, str> {
     if !segment.contains('%') {
         return Cow::Borrowed(segment);
@@ -642,6 +643,7 @@ impl Template {
     }
 
     /// The values of its variables in a path that matches, decoded.
+    #[cfg_attr(not(feature = "cedar"), allow(dead_code, reason = "conditions use it"))]
     pub(super) fn values<'t, 'p>(
         &'t self,
         path: &CanonicalPath<'p>,

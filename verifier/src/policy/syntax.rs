@@ -2,12 +2,10 @@
 //!
 //! A key that is not known here is an error: a newer policy must not lose a condition in an older verifier (T-27).
 
-#[cfg(feature = "policy-file")]
 mod read;
 
 use std::{fmt, num::NonZeroU32, ops::Range};
 
-#[cfg(feature = "policy-file")]
 pub(super) use self::read::{read, start_of};
 use super::{condition::Condition, operation::OperationPattern};
 use crate::{

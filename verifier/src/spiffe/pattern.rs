@@ -75,6 +75,7 @@ impl Pattern {
     }
 
     /// Whether every ID of the other is one of this.
+    #[cfg_attr(not(feature = "policy-file"), allow(dead_code, reason = "policies compare patterns"))]
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let pairs = self.segments.iter().zip(&other.segments);
         let fits = |(own, other): (&Segment, &Segment)| matches!(own, Segment::Any) || own == other;
