@@ -148,7 +148,7 @@ impl Check {
 Examples:
   bonafide-ca policy explain policy.toml --caller /export --op 'GET /v1/config/x'
   bonafide-ca policy explain policy.toml --caller /export --op config.v1.Config/Get --proof api-key
-  bonafide-ca policy explain policy.toml --caller /photo --op 'PUT /v1/images/1' --user john --scope photo.write --fact owner=john")]
+  bonafide-ca policy explain policy.toml --caller /photo --op 'PUT /v1/images/1' --user john")]
 pub(crate) struct Explain {
     /// The policy
     #[arg(value_name = "FILE")]

@@ -28,9 +28,11 @@ use crate::settings::duration;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  bonafide-ca key create --file keys.toml --kind api-key --owner spiffe://example.org/export \\
-      --audience spiffe://example.org/config --role reader --secret-file export.key
   bonafide-ca key create --file keys.toml --rotate export-3f9a1c --secret-file export.new.key
+
+A first key of /export for the service /config:
+  bonafide-ca key create --file keys.toml --secret-file export.key --kind api-key --owner \\
+    spiffe://example.org/export --audience spiffe://example.org/config --role reader
 
 Both secrets of a rotated key are good until the old one is revoked.")]
 pub(crate) struct Create {
