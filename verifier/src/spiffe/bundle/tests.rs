@@ -404,7 +404,8 @@ fn tdb_05_07_12_x509_37_40_jwt_22_23_what_we_publish() {
     let written: Value = serde_json::from_str(&full_bundle().to_spiffe_json()).unwrap();
     assert_eq!((&written["spiffe_sequence"], &written["spiffe_refresh_hint"]), (&json!(u64::MAX), &json!(300)));
     for key in written["keys"].as_array().unwrap() {
-        let members: Vec<_> = key.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut members: Vec<_> = key.as_object().unwrap().keys().map(String::as_str).collect();
+        members.sort_unstable();
         let parameters: &[&str] = match key["kty"].as_str().unwrap() {
             "EC" => &["crv", "x", "y"],
             "RSA" => &["e", "n"],
