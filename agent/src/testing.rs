@@ -135,11 +135,17 @@ fn readable(fd: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&deadline)).is_ok_and(|ready| ready > 0)
 }
 
-/// A copy of the helper's binary at a path of its own.
+/// The test's own binary under another path.
 pub(crate) fn copy_of_helper(to: &Path) -> PathBuf {
-    std::fs::copy(std::env::current_exe().unwrap(), to).unwrap();
+    copy_of(&std::env::current_exe().unwrap(), to);
     set_mode(to, 0o755);
     to.to_owned()
+}
+
+/// Copies a program, by a process of its own: a file open for writing here is inherited by what another test starts
+/// meanwhile, and until that has closed it the copy cannot be run ("text file busy").
+pub(crate) fn copy_of(program: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(program).arg(to).status().unwrap().success());
 }
 
 /// Not a test: what [`Helper`] starts. Ends at once when run as one.

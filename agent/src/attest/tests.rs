@@ -11,7 +11,7 @@ use bonafide_verifier::{clock::SystemClock, spiffe::TrustDomain};
 
 use super::*;
 use crate::testing::{
-    CASE, Helper, OTHER_GID, OTHER_UID, copy_of_helper, listen, open_directory, require_root, set_mode,
+    CASE, Helper, OTHER_GID, OTHER_UID, copy_of, copy_of_helper, listen, open_directory, require_root, set_mode,
 };
 
 fn attestor() -> Attestor {
@@ -198,6 +198,7 @@ fn namespaced(case: &str, socket: &Path, options: &[&str]) -> Command {
 
 fn run_namespaced(case: &str, options: &[&str]) {
     let directory = open_directory();
+    set_mode(directory.path(), 0o777); // an agent that has become another user binds its socket there
     let output = namespaced(case, &directory.path().join("s"), options).output().expect("unshare is needed");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
@@ -230,22 +231,11 @@ fn w_07_a_process_that_the_agent_cannot_see() {
 }
 
 /// The agent without privileges, the workload another user's: user and group take none.
-#[tokio::test]
-async fn user_and_group_are_attested_without_privileges() {
+#[test]
+fn user_and_group_are_attested_without_privileges() {
     require_root("an agent without privileges");
     for case in ["unprivileged", "f-20-hidepid"] {
-        let directory = open_directory();
-        set_mode(directory.path(), 0o777);
-        let socket = directory.path().join("s");
-        let mut command = namespaced(case, &socket, &["--mount", "--pid", "--fork", "--mount-proc"]);
-        let mut agent = command.stdout(std::process::Stdio::piped()).spawn().expect("unshare is needed");
-        while !socket.exists() {
-            assert!(agent.try_wait().unwrap().is_none(), "the agent ended");
-            tokio::task::yield_now().await;
-        }
-        let output = agent.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains(&format!("shown {case}")), "{text}");
+        run_namespaced(case, &["--mount", "--pid", "--fork", "--mount-proc"]);
     }
 }
 
@@ -403,7 +393,7 @@ async fn w_06_a_path_of_another_mount_namespace_is_no_path() {
     let program = copy_of_helper(&directory.path().join("mine"));
     // What a service is registered with, and what an unprivileged user binds its own program over.
     let trusted = directory.path().join("photo");
-    std::fs::copy("/bin/sleep", &trusted).unwrap();
+    copy_of(Path::new("/bin/sleep"), &trusted);
     let script =
         format!("mount --bind {} {} && exec {} \"$@\"", program.display(), trusted.display(), trusted.display());
     let mut command = Command::new("unshare");
