@@ -16,7 +16,7 @@ pub struct GuardedBody<B>(Kind<B>);
 
 enum Kind<B> {
     Refused(Option<Bytes>),
-    Inside { body: B, watch: Option<Watch> },
+    Inside { body: B, watch: Option<Watch>, begun: bool },
 }
 
 /// Follows the permission of a body that lasts.
@@ -48,11 +48,11 @@ impl<B> GuardedBody<B> {
     }
 
     pub(super) fn inside(body: B, watch: Watch) -> Self {
-        Self(Kind::Inside { body, watch: Some(watch) })
+        Self(Kind::Inside { body, watch: Some(watch), begun: false })
     }
 
     pub(super) fn unwatched(body: B) -> Self {
-        Self(Kind::Inside { body, watch: None })
+        Self(Kind::Inside { body, watch: None, begun: false })
     }
 }
 
@@ -74,13 +74,19 @@ where
             Kind::Refused(text) => {
                 Poll::Ready(text.take().filter(|text| !text.is_empty()).map(|text| Ok(Frame::data(text))))
             }
-            Kind::Inside { body, watch } => {
+            Kind::Inside { body, watch, begun } => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
+                // Whatever waits, or has more than one frame, may last; also what always has the next one at hand.
+                let lasts = match &polled {
+                    Poll::Pending => true,
+                    Poll::Ready(Some(_)) => std::mem::replace(begun, true),
+                    Poll::Ready(None) => false,
+                };
                 if let Some(present) = watch
-                    && (polled.is_pending() || present.ended.is_some())
+                    && lasts
                     && present.poll(cx).is_ready()
                 {
-                    *watch = None;
+                    self.0 = Kind::Refused(None);
                     let cut = io::Error::new(io::ErrorKind::PermissionDenied, NoLongerAllowed);
                     return Poll::Ready(Some(Err(cut.into())));
                 }

@@ -58,6 +58,8 @@ pub(super) enum Undeclared {
     Route,
     /// A method of a declared route; most likely one that it does not have.
     Method,
+    /// A path that no route has; most likely there is nothing, but it could be a fallback or a service of its own.
+    Fallback,
 }
 
 impl Asked {
@@ -95,7 +97,10 @@ impl Asked {
 
     /// What of the router was not declared, if anything.
     pub(super) fn undeclared(&self, shared: &Shared, method: Method) -> Option<Undeclared> {
-        let declared = shared.declared.as_ref().filter(|_| !self.route().is_empty() && !self.is_grpc())?;
+        let declared = shared.declared.as_ref().filter(|_| !self.is_grpc())?;
+        if self.route().is_empty() {
+            return Some(Undeclared::Fallback);
+        }
         let method = if method == Method::Head { Method::Get } else { method };
         let mut methods = declared.iter().filter(|(_, template)| template == self.route()).map(|(method, _)| *method);
         match methods.next() {

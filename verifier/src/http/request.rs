@@ -44,6 +44,7 @@ pub(super) fn decide<B>(shared: &Shared, request: &Request<B>) -> Result<Grant, 
     match asked.undeclared(shared, method) {
         None => {}
         Some(Undeclared::Method) => return Err(refuse(Refusal::Denied, "undeclared-method")),
+        Some(Undeclared::Fallback) => return Err(refuse(Refusal::Denied, "no-route")),
         Some(Undeclared::Route) => {
             let path = request.uri().path();
             tracing::error!(path, "a route that nobody declared; declare it where its router is built");

@@ -5,6 +5,7 @@ mod sockets;
 
 use std::{
     convert::Infallible,
+    future::ready,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -208,7 +209,7 @@ async fn t_27_refusals_over_http() {
         ("another scheme", basic, 401, "scheme"),
         ("a wrong secret", wrong, 401, ""),
         ("another caller", other, 403, "no-rule"),
-        ("another route", plain("/v1/other"), 403, "no-rule"),
+        ("no route, and a fallback behind our back", plain("/v1/other"), 403, "no-route"),
         ("another method", rig.request("POST", "/v1/config/a"), 403, "undeclared-method"),
         ("a route behind our back", plain("/late"), 500, "undeclared-route"),
         ("one below a declared one", plain("/v1/config/a/late"), 500, "undeclared-route"),
@@ -221,7 +222,7 @@ async fn t_27_refusals_over_http() {
         ("trap 1: a null byte", plain("/v1/config/%00"), 400, "control"),
         ("trap 4: TRACE", rig.request("TRACE", "/v1/config/a"), 400, "method"),
         ("trap 4: get", rig.request("get", "/v1/config/a"), 400, "method"),
-        ("trap 4: an override changes nothing", with("/v1/other", "x-http-method-override", "GET"), 403, "no-rule"),
+        ("trap 4: an override changes nothing", with("/v1/other", "x-http-method-override", "GET"), 403, "no-route"),
         ("trap 5: two hosts", with("http://one/v1/config/a", "host", "two"), 400, "host-mismatch"),
         (
             "trap 6: two credentials",
@@ -374,11 +375,13 @@ where
 }
 
 /// A stream ends with the credential, and with the rule that allowed it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_24_what_lasts_ends_with_its_permission() {
-    for how in ["credential", "policy"] {
+    // A stream that mostly waits, and one that always has the next piece at hand.
+    for (how, busy) in [("credential", false), ("policy", false), ("credential", true), ("policy", true)] {
         let rig = Rig::new(RULES);
-        let inner = tower_service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Endless)));
+        let inner =
+            tower_service_fn(move |_: Request<Body>| ready(Ok::<_, Infallible>(Response::new(Endless { busy }))));
         let mut service = AuthorizationLayer::new(rig.authorization.clone()).layer(inner);
         let Ok(response) = service.call(rig.request("GET", "/v1/config/a")).await;
         let clock = Arc::clone(&rig.clock);
@@ -387,9 +390,11 @@ async fn f_24_what_lasts_ends_with_its_permission() {
             if how == "policy" {
                 authorization.replace_policy(policy("")).unwrap();
             }
+            // In steps so small that the policy is looked at long before the credential ends.
+            let step = Duration::from_millis(if how == "policy" { 1 } else { 1000 });
             loop {
                 tokio::task::yield_now().await;
-                clock.advance(Duration::from_secs(1));
+                clock.advance(step);
             }
         });
         let error = to_bytes(Body::new(response.into_body()), 10).await.unwrap_err();
@@ -401,7 +406,9 @@ async fn f_24_what_lasts_ends_with_its_permission() {
     }
 }
 
-struct Endless;
+struct Endless {
+    busy: bool,
+}
 
 impl Body_ for Endless {
     type Data = Bytes;
@@ -411,7 +418,7 @@ impl Body_ for Endless {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-        Poll::Pending
+        if self.busy { Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::new())))) } else { Poll::Pending }
     }
 }
 
