@@ -121,8 +121,12 @@ impl PolicyFiles {
             match taken {
                 Ok(()) => (state.taken, state.problem) = (state.taken + 1, None),
                 Err(problem) => {
-                    error!(error = %problem, "the policy was refused; the one before stays");
-                    (state.refused, state.problem) = (state.refused + 1, Some(problem.to_string()));
+                    let problem = problem.to_string();
+                    // A file that stays away is a problem each second, and news once.
+                    if state.problem.as_ref() != Some(&problem) {
+                        error!(error = %problem, "the policy was refused; the one before stays");
+                        (state.refused, state.problem) = (state.refused + 1, Some(problem));
+                    }
                 }
             }
         }
