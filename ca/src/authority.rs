@@ -18,7 +18,6 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use aws_lc_rs::digest::{SHA256, digest};
 use bonafide_verifier::{
     clock::{Clock, Timestamp},
     spiffe::{JwtAuthority as BundleKey, TrustBundle, TrustDomain},
@@ -31,7 +30,7 @@ pub(crate) use self::{
     signing::{AuthorityKey, Issuing, JwtAuthority, Root, Signing, SigningError},
 };
 use crate::{
-    audit::HeadSigner,
+    audit::{HeadSigner, sha256},
     registry::Registry,
     store::{Store, StoreError},
 };
@@ -368,12 +367,6 @@ fn signing(
         jwt: Arc::new(JwtAuthority::new(jwt, key_of(jwt)?)),
         root: root.clone(),
     })
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
 }
 
 /// How often those who poll should look: nobody must, nodes are told.

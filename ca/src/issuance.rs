@@ -25,7 +25,7 @@ pub(crate) mod tests;
 
 use std::{error::Error, fmt, future, pin::Pin, sync::Arc, time::Duration};
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::rand;
 use bonafide_ca_api::NodeName;
 use bonafide_verifier::{clock::Timestamp, spiffe::TrustDomain};
 use tokio::sync::watch;
@@ -42,7 +42,7 @@ pub(crate) use self::{
 };
 use self::{cpu::CpuPool, jwt::JwtRequest, tbs::TbsBuilder};
 use crate::{
-    audit::{SvidKind, Who},
+    audit::{SvidKind, Who, sha256},
     authority::{Authorities, SigningError},
     clock_guard::{ClockGuard, ClockRefusal},
     store::{Recorded, Store, StoreError},
@@ -325,12 +325,6 @@ fn new_serial() -> Result<[u8; request::SERIAL_LENGTH], IssueError> {
     // Positive, and the same length always: see `rules/serial_number.rs`.
     serial[0] = (serial[0] & 0x7f) | 0x40;
     Ok(serial)
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    hash
 }
 
 /// Why something was not issued.
