@@ -22,6 +22,7 @@ use crate::{
     caller::Caller,
     clock::{Clock, Timestamp},
     limits::{Counted, Limits},
+    on_behalf_of::OnBehalfOf,
     policy::{Access, Decision, Effect, Facts, LimitBy, Mode, Operation, Policy, RuleId, Shadow, User},
     record::{Edges, Outcome, Record, RecordSink, RecordedOperation, ShadowOutcome, TraceId},
     spiffe::SpiffeId,
@@ -29,6 +30,8 @@ use crate::{
 
 #[cfg(feature = "tokio")]
 pub use self::reload::{PolicyFiles, ReloadState};
+#[cfg(feature = "jwt")]
+use crate::txn_tokens::TxnTokens;
 
 /// Who callers are, what they may do, and what is written down of it. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -37,6 +40,8 @@ pub struct Authorization(Arc<Shared>);
 struct Shared {
     service: Option<SpiffeId>,
     authenticators: Authenticators,
+    #[cfg(feature = "jwt")]
+    users: Option<TxnTokens>,
     policy: ArcSwapOption<Active>,
     candidate: ArcSwapOption<Active>,
     limits: Limits,
@@ -85,6 +90,10 @@ pub struct Attempt<'a> {
 pub struct Granted {
     /// Who calls.
     pub caller: Caller,
+    /// On whose behalf, if a transaction token says so and the service looks at them.
+    pub on_behalf_of: Option<OnBehalfOf>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceId>,
     /// The rule that allows it waits for facts: the handler may look, and must ask [`Authorization::authorize_with`] before it does or tells anything.
     pub waits_for_facts: bool,
 }
@@ -166,6 +175,8 @@ impl Authorization {
             shared: Shared {
                 service: None,
                 authenticators,
+                #[cfg(feature = "jwt")]
+                users: None,
                 policy: ArcSwapOption::empty(),
                 candidate: ArcSwapOption::empty(),
                 limits,
@@ -191,55 +202,99 @@ impl Authorization {
             Ok(None) => return Err(self.refuse(record, began, Refusal::Unauthenticated, "no-credential")),
             Err(error) => return Err(self.refuse(record, began, error.refusal().into(), error.code())),
         };
+        record.caller = Some(&caller);
+        #[cfg(feature = "jwt")]
+        let on_behalf_of = match self.on_behalf_of(&attempt.presented) {
+            Ok(on_behalf_of) => on_behalf_of,
+            Err((refusal, reason)) => return Err(self.refuse(record, began, refusal, reason)),
+        };
+        #[cfg(not(feature = "jwt"))]
+        let on_behalf_of: Option<OnBehalfOf> = None;
+        let user = on_behalf_of.as_ref();
+        record.transaction = user.map(OnBehalfOf::txn);
+        let user = user.map(User::from);
         let access =
-            Access { caller: &caller, user: None, operation: attempt.operation, facts: None, at: attempt.presented.at };
+            Access { caller: &caller, user, operation: attempt.operation, facts: None, at: attempt.presented.at };
         let effect = self.decide(&access, record, began)?;
-        Ok(Granted { waits_for_facts: effect == Effect::AllowIfSecondStage, caller })
+        let waits_for_facts = effect == Effect::AllowIfSecondStage;
+        Ok(Granted { waits_for_facts, caller, on_behalf_of, trace: attempt.trace })
     }
 
-    /// Decides for a caller who is already known: in a handler, with facts about the thing that was asked for, or about an action
+    /// A present but bad token is never taken for none (`authorization.md` §4.1).
+    #[cfg(feature = "jwt")]
+    fn on_behalf_of(&self, presented: &Presented<'_>) -> Result<Option<OnBehalfOf>, (Refusal, &'static str)> {
+        let Some(users) = &self.0.users else { return Ok(None) };
+        users.find(presented.headers, presented.at).map_err(|error| {
+            let refusal = if error.is_denial() { Refusal::Denied } else { Refusal::Malformed };
+            (refusal, error.code())
+        })
+    }
+
+    /// A record about a request that was granted before.
+    fn record_of<'g>(&'g self, granted: &'g Granted, at: Timestamp, recorded: RecordedOperation<'g>) -> Record<'g> {
+        let mut record = Record::new(at, recorded, Outcome::Allowed, "");
+        (record.service, record.trace) = (self.0.service.as_ref(), granted.trace);
+        record.caller = Some(&granted.caller);
+        record.transaction = granted.on_behalf_of.as_ref().map(OnBehalfOf::txn);
+        record
+    }
+
+    /// Decides for one who is already known: in a handler, with facts about the thing that was asked for, or about an action
     /// of the program's own; and records that.
     ///
     /// # Errors
     /// When the caller may not.
     pub fn authorize_with(
         &self,
-        caller: &Caller,
-        user: Option<User<'_>>,
+        granted: &Granted,
         operation: Operation<'_>,
         recorded: RecordedOperation<'_>,
         facts: &Facts,
     ) -> Result<(), Refused> {
         let (at, began) = (self.0.clock.now(), self.0.clock.boot());
-        let mut record = Record::new(at, recorded, Outcome::Allowed, "");
-        record.service = self.0.service.as_ref();
-        self.decide(&Access { caller, user, operation, facts: Some(facts), at }, record, began).map(drop)
+        let access = Access { facts: Some(facts), ..granted.access(operation, at) };
+        self.decide(&access, self.record_of(granted, at, recorded), began).map(drop)
     }
 
-    /// Whether what was granted still is: the credential has not ended, and the policy of today says the same. For streams, WebSockets
-    /// and whatever else lasts. Records nothing when it is.
+    /// Whether what was granted still is: the credential has not ended, and the policy of today says the same. A user whose token has ended
+    /// is none any more. For streams, WebSockets and whatever else lasts. Records nothing when it is.
     ///
     /// # Errors
     /// When it is not; that is recorded.
     pub fn still_granted(
         &self,
-        caller: &Caller,
+        granted: &Granted,
         operation: Operation<'_>,
         recorded: RecordedOperation<'_>,
     ) -> Result<(), Refused> {
         let (at, began) = (self.0.clock.now(), self.0.clock.boot());
-        let mut record = Record::new(at, recorded, Outcome::Allowed, "");
-        (record.service, record.caller) = (self.0.service.as_ref(), Some(caller));
+        let access = granted.access(operation, at);
+        let mut record = self.record_of(granted, at, recorded);
+        record.user = access.user.map(|user| user.sub);
         let Some(active) = self.0.policy.load_full() else {
             return Err(self.refuse(record, began, Refusal::Unavailable, "no-policy"));
         };
-        match active.policy.decide(&Access { caller, user: None, operation, facts: None, at }).effect {
+        match active.policy.decide(&access).effect {
             Effect::Allow | Effect::AllowIfSecondStage => Ok(()),
             Effect::Deny(why) => {
                 record.policy = Some(&active.version);
                 Err(self.refuse(record, began, Refusal::Denied, why.code()))
             }
         }
+    }
+
+    /// For a handler that does nothing without a user, whatever the policy says.
+    ///
+    /// # Errors
+    /// When the request is not made for anybody; that is recorded.
+    pub fn require_user<'g>(
+        &self,
+        granted: &'g Granted,
+        recorded: RecordedOperation<'_>,
+    ) -> Result<&'g OnBehalfOf, Refused> {
+        let (at, began) = (self.0.clock.now(), self.0.clock.boot());
+        let missing = || self.refuse(self.record_of(granted, at, recorded), began, Refusal::Denied, "user-required");
+        granted.on_behalf_of.as_ref().ok_or_else(missing)
     }
 
     /// Refuses without deciding, and records that: a path that two programs could read differently, a route that nobody declared.
@@ -386,7 +441,30 @@ fn shown(active: &Active, shadow: Shadow) -> ShadowOutcome<'_> {
 #[error("the policy says `mode = \"shadow\"`, so it must not decide; give it as the candidate, or take that line out")]
 pub struct ShadowPolicy;
 
+impl Granted {
+    /// What the policy looks at.
+    fn access<'a>(&'a self, operation: Operation<'a>, at: Timestamp) -> Access<'a> {
+        let user = self.on_behalf_of.as_ref().filter(|user| at < user.valid_until()).map(User::from);
+        Access { caller: &self.caller, user, operation, facts: None, at }
+    }
+}
+
+impl<'u> From<&'u OnBehalfOf> for User<'u> {
+    fn from(user: &'u OnBehalfOf) -> Self {
+        Self { sub: user.sub(), scope: user.scope() }
+    }
+}
+
 impl Builder {
+    /// Looks at transaction tokens: rules can ask for a user, and handlers know for whom they act. Without it the header `Txn-Token` is not
+    /// looked at, whatever it says, and no rule that requires a user allows anything.
+    #[cfg(feature = "jwt")]
+    #[must_use]
+    pub fn users(mut self, tokens: TxnTokens) -> Self {
+        self.shared.users = Some(tokens);
+        self
+    }
+
     /// The service's own SPIFFE ID, for the records.
     #[must_use]
     pub fn service(mut self, id: SpiffeId) -> Self {
@@ -432,6 +510,10 @@ impl fmt::Debug for Builder {
 
 impl fmt::Debug for Granted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Granted").field("caller", &self.caller).field("waits_for_facts", &self.waits_for_facts).finish()
+        f.debug_struct("Granted")
+            .field("caller", &self.caller)
+            .field("on_behalf_of", &self.on_behalf_of)
+            .field("waits_for_facts", &self.waits_for_facts)
+            .finish_non_exhaustive()
     }
 }

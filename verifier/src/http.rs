@@ -1,7 +1,7 @@
 //! The authorization layer for hyper services, axum routers and tonic services.
 //!
 //! [`AuthorizationLayer`] decides on each request before the service inside sees it. What is allowed carries the
-//! [`Caller`](crate::caller::Caller) and the [`Grant`] in its extensions; what is refused is answered without a word about why.
+//! [`Caller`](crate::caller::Caller), the [`OnBehalfOf`](crate::on_behalf_of::OnBehalfOf) if there is one, and the [`Grant`] in its extensions; what is refused is answered without a word about why.
 //!
 //! Two parsers must not see two requests (T-27): odd paths, methods and hosts are refused before a rule is looked at, and whether a
 //! request is a gRPC call is a matter of which services were declared, never of what the request says of itself.
@@ -30,7 +30,7 @@ use pin_project_lite::pin_project;
 #[cfg(feature = "tonic")]
 pub use self::axum::DescriptorError;
 #[cfg(feature = "axum")]
-pub use self::axum::{Protected, RouteReport, Routes};
+pub use self::axum::{Protected, RequireUser, RouteReport, Routes};
 pub use self::{body::GuardedBody, grant::Grant};
 use self::{body::Watch, request::Seen};
 use crate::authorization::{Authorization, Refusal};
@@ -106,6 +106,9 @@ where
         match request::decide(&self.shared, &request) {
             Ok(grant) => {
                 request.extensions_mut().insert(grant.caller().clone());
+                if let Some(on_behalf_of) = grant.on_behalf_of() {
+                    request.extensions_mut().insert(on_behalf_of.clone());
+                }
                 request.extensions_mut().insert(grant.clone());
                 AuthorizedFuture::Inside { inner: self.inner.call(request), grant: Some(grant) }
             }

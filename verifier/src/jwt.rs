@@ -8,6 +8,7 @@ mod error;
 mod jws;
 pub(crate) mod shared_secret;
 mod token;
+pub mod txn_token;
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ pub mod key_records;
 pub mod lifetime;
 #[cfg(feature = "limits")]
 pub mod limits;
+pub mod on_behalf_of;
 #[cfg(feature = "policy-file")]
 pub mod policy;
 pub mod record;
@@ -34,4 +35,6 @@ pub mod shared_secret;
 pub mod spiffe;
 mod strict_json;
 pub mod tls;
+#[cfg(feature = "jwt")]
+pub mod txn_tokens;
 pub mod x509;

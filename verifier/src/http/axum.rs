@@ -16,6 +16,7 @@ use super::{AuthorizationLayer, Grant, GrpcService, Shared, refusal};
 use crate::{
     authorization::{Authorization, Refusal, Refused},
     caller::Caller,
+    on_behalf_of::OnBehalfOf,
     policy::{Method, Mode, Policy, RuleEffect},
 };
 
@@ -236,6 +237,38 @@ impl<S: Sync> OptionalFromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
         Ok(parts.extensions.get::<Self>().cloned())
+    }
+}
+
+/// On whose behalf the request is made, if on anybody's.
+impl<S: Sync> OptionalFromRequestParts<S> for OnBehalfOf {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Refused> {
+        let grant = parts.extensions.get::<Grant>().ok_or(NO_LAYER)?;
+        Ok(grant.on_behalf_of().cloned())
+    }
+}
+
+/// On whose behalf the request is made, for a handler that does nothing without a user: without one it is answered 403, and that is recorded,
+/// whatever the policy says.
+///
+/// ```
+/// use bonafide_verifier::http::RequireUser;
+///
+/// async fn change(RequireUser(user): RequireUser) -> String {
+///     format!("changed for {}", user.sub())
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RequireUser(pub OnBehalfOf);
+
+impl<S: Sync> FromRequestParts<S> for RequireUser {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        let grant = parts.extensions.get::<Grant>().ok_or(NO_LAYER)?;
+        grant.require_user().cloned().map(Self)
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     authorization::{Authorization, Granted, Refusal, Refused},
     caller::Caller,
+    on_behalf_of::OnBehalfOf,
     policy::{CanonicalPath, Facts, Method, Operation},
     record::RecordedOperation,
 };
@@ -139,6 +140,20 @@ impl Grant {
         &self.0.granted.caller
     }
 
+    /// On whose behalf, if a transaction token says so and the service looks at them.
+    #[must_use]
+    pub fn on_behalf_of(&self) -> Option<&OnBehalfOf> {
+        self.0.granted.on_behalf_of.as_ref()
+    }
+
+    /// The same for a handler that does nothing without a user.
+    ///
+    /// # Errors
+    /// When the request is not made for anybody; hand it on, it becomes the answer.
+    pub fn require_user(&self) -> Result<&OnBehalfOf, Refused> {
+        self.0.authorization.require_user(&self.0.granted, self.0.asked.recorded())
+    }
+
     /// Asks again, with facts about the thing that the request is about. A rule whose condition speaks of `resource` waits for this: a handler
     /// that never asks answers 500.
     ///
@@ -150,7 +165,7 @@ impl Grant {
         let Some(operation) = asked.operation() else {
             return Err(Refused { refusal: Refusal::Malformed, reason: "path" });
         };
-        self.0.authorization.authorize_with(self.caller(), None, operation, asked.recorded(), facts)
+        self.0.authorization.authorize_with(&self.0.granted, operation, asked.recorded(), facts)
     }
 
     /// Asks whether the caller may do something that no request names.
@@ -160,7 +175,7 @@ impl Grant {
     pub fn check_action(&self, action: &str, resource: CanonicalPath<'_>, facts: &Facts) -> Result<(), Refused> {
         let recorded = RecordedOperation::App { action, resource: "" };
         let operation = Operation::App { action, resource };
-        self.0.authorization.authorize_with(self.caller(), None, operation, recorded, facts)
+        self.0.authorization.authorize_with(&self.0.granted, operation, recorded, facts)
     }
 
     /// Waits until the permission is gone: the caller's credential has ended, or the policy of the day says another thing. It is looked at
@@ -169,7 +184,11 @@ impl Grant {
     pub async fn ended(&self) {
         let clock = self.0.authorization.clock();
         loop {
-            let left = self.caller().valid_until().since(clock.now());
+            let now = clock.now();
+            // A user whose token has ended is looked at once more, as everything then is.
+            let of_user = self.on_behalf_of().map(OnBehalfOf::valid_until).filter(|end| now < *end);
+            let end = of_user.map_or(self.caller().valid_until(), |end| end.min(self.caller().valid_until()));
+            let left = end.since(now);
             // A little later than the end, not just before it.
             clock.sleep_for(left.saturating_add(Duration::from_millis(1)).min(Self::PERIOD)).await;
             if !self.still_holds() {
@@ -201,10 +220,10 @@ impl Grant {
     }
 
     /// Whether it still holds, for what lasts.
-    fn still_holds(&self) -> bool {
+    pub(super) fn still_holds(&self) -> bool {
         let asked = &self.0.asked;
         asked.operation().is_some_and(|operation| {
-            self.0.authorization.still_granted(self.caller(), operation, asked.recorded()).is_ok()
+            self.0.authorization.still_granted(&self.0.granted, operation, asked.recorded()).is_ok()
         })
     }
 }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "serve")]
 mod sockets;
+#[cfg(feature = "jwt")]
+mod users;
 
 use std::{
     convert::Infallible,
@@ -44,8 +46,10 @@ impl RecordSink for Lines {
     fn record(&self, record: &Record<'_>) {
         let caller = record.caller.map_or("-", |caller| caller.id().path());
         let shadow = record.shadow.map_or(String::new(), |shadow| format!(" would-be {}", shadow.outcome.as_str()));
+        let user =
+            record.user.map_or(String::new(), |user| format!(" for {user} in {}", record.transaction.unwrap_or("-")));
         let line = format!(
-            "{} {caller} {} {}{shadow}",
+            "{} {caller}{user} {} {}{shadow}",
             record.outcome.as_str(),
             record.operation,
             if record.outcome == Outcome::Allowed { record.rule.unwrap_or("-") } else { record.reason },
@@ -63,6 +67,7 @@ impl Lines {
 struct Rig {
     authorization: Authorization,
     lines: Arc<Lines>,
+
     clock: Arc<ManualClock>,
     /// Of `/export` and of `/photo`.
     keys: Vec<(&'static str, String)>,
@@ -76,6 +81,10 @@ fn policy(text: &str) -> Policy {
 
 impl Rig {
     fn new(rules: &str) -> Self {
+        Self::with(rules, |builder| builder)
+    }
+
+    fn with(rules: &str, more: impl FnOnce(crate::authorization::Builder) -> crate::authorization::Builder) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_unix_seconds(NOW)));
         let domain = TrustDomain::parse("example.org").unwrap();
         let mut keys = Vec::new();
@@ -111,7 +120,8 @@ impl Rig {
             .unwrap();
         let lines = Arc::new(Lines::default());
         let limits = Limits::new(Quotas::in_memory(), Arc::clone(&shared));
-        let authorization = Authorization::builder(authenticators, limits, shared).record_to(lines.clone()).build();
+        let builder = Authorization::builder(authenticators, limits, shared).record_to(lines.clone());
+        let authorization = more(builder).build();
         authorization.replace_policy(policy(rules)).unwrap();
         Self { authorization, lines, clock, keys }
     }

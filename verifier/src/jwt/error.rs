@@ -172,10 +172,10 @@ pub enum JwtError {
     /// `sub` is not whom the key, or the client, is for.
     #[error("the claim `sub` names somebody else than the one to whom the token was given")]
     OtherSubject,
-    /// `iss` is not the own token service.
+    /// `iss` is not the own token service; in a transaction token, any.
     #[error("the claim `iss` does not name the own token service")]
     Issuer,
-    /// A client of an access token that is nobody's who could call.
+    /// A client of an access token, or who asked for a transaction token, that is nobody who could call.
     #[error("`{id}` is no service of the own trust domain")]
     NoClient {
         /// What the token says.

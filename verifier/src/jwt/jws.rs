@@ -249,7 +249,13 @@ impl SigningInput {
     /// The header has `alg`, `kid` and `typ`, as [`super::verify`] takes it (JWT-02, JWT-07, A-10).
     #[must_use]
     pub fn new(algorithm: Algorithm, key_id: &str, claims: &Map<String, Value>) -> Self {
-        let header = json!({ "alg": algorithm.name(), "kid": key_id, "typ": "JWT" }).to_string();
+        Self::typed("JWT", algorithm, key_id, claims)
+    }
+
+    /// A token of another kind, by its `typ`, such as [`super::txn_token::TYPE`].
+    #[must_use]
+    pub fn typed(token_type: &str, algorithm: Algorithm, key_id: &str, claims: &Map<String, Value>) -> Self {
+        let header = json!({ "alg": algorithm.name(), "kid": key_id, "typ": token_type }).to_string();
         let claims = Value::Object(claims.clone()).to_string();
         Self(format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes())))
     }

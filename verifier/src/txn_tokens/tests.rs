@@ -1,0 +1,205 @@
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    jwt::{Algorithm, SigningInput, txn_token::TYPE},
+    x509::fixtures::{Key, domain},
+};
+
+const NOW: i64 = 1_800_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_seconds(NOW + seconds)
+}
+
+fn claims() -> Value {
+    json!({
+        "sub": "charlie", "aud": "example.org", "txn": "t-1", "scope": "photo.read photo.write",
+        "req_wl": "spiffe://example.org/photo", "iat": NOW, "exp": NOW + 300,
+        "tctx": { "album": 7 }, "rctx": { "req_ip": "192.0.2.1" },
+    })
+}
+
+fn with(claim: &str, value: Option<Value>) -> Value {
+    let mut claims = claims();
+    let members = claims.as_object_mut().unwrap();
+    match value {
+        Some(value) => members.insert(claim.into(), value),
+        None => members.remove(claim),
+    };
+    claims
+}
+
+fn sign(token_type: &str, key_id: &str, key: &Key, claims: &Value) -> String {
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.pkcs8()).unwrap();
+    let input = SigningInput::typed(token_type, Algorithm::Es256, key_id, claims.as_object().unwrap());
+    let signature = pair.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+    input.with_signature(signature.as_ref())
+}
+
+struct World {
+    key: Key,
+    other: Key,
+    tokens: TxnTokens,
+}
+
+impl World {
+    fn new() -> Self {
+        let (key, other) = (Key::p256(), Key::p256());
+        let authority = |key_id: &str, key: &Key| JwtAuthority::new(key_id, &key.spki()).unwrap();
+        let keys = vec![authority("txn-2", &other), authority("txn-1", &key)];
+        let tokens = TxnTokens::new(domain("example.org"), keys).unwrap();
+        Self { key, other, tokens }
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        sign(TYPE, "txn-1", &self.key, claims)
+    }
+
+    fn code(&self, token: &str, seconds: i64) -> &'static str {
+        self.tokens.verify(token, at(seconds)).map_or_else(|error| error.code(), |_| "good")
+    }
+}
+
+#[test]
+fn what_a_good_token_says_and_what_of_it_is_shown() {
+    let world = World::new();
+    let token = world.sign(&claims());
+    // The second time from memory.
+    for _ in 0..2 {
+        let user = world.tokens.verify(&token, at(0)).unwrap();
+        assert_eq!((user.sub(), user.txn(), user.scope()), ("charlie", "t-1", "photo.read photo.write"));
+        assert_eq!(user.requester().as_str(), "spiffe://example.org/photo");
+        assert_eq!((user.tctx()["album"].as_i64(), user.rctx()["req_ip"].as_str()), (Some(7), Some("192.0.2.1")));
+        assert_eq!((user.valid_until(), user.key_id(), user.expose_token()), (at(330), "txn-1", token.as_str()));
+        assert!(user.has_scope("photo.write photo.read") && user.has_scope("") && !user.has_scope("photo.delete"));
+        let shown = format!("{user:?} {:?}", world.tokens);
+        assert!(!shown.contains(token.rsplit('.').next().unwrap()) && !shown.contains("charlie"), "{shown}");
+    }
+}
+
+/// `authorization.md` §1.1, T-09, T-10, trap 10: the receiver's duties by claim.
+#[test]
+fn t_10_claims_of_transaction_tokens() {
+    let world = World::new();
+    let long = |bytes: usize| Some(Value::String("x".repeat(bytes)));
+    let mut cases = vec![
+        ("aud", Some(json!(["example.org"])), "good"),
+        ("aud", Some(json!(["example.org", "example.com"])), "txn-token-audience"),
+        ("aud", Some(json!("example.com")), "txn-token-audience"),
+        ("aud", Some(json!("EXAMPLE.ORG")), "txn-token-audience"),
+        ("aud", Some(json!("spiffe://example.org")), "txn-token-audience"),
+        ("iss", Some(json!("https://example.org")), "txn-token-requester"),
+        ("iss", Some(json!(1)), "txn-token-malformed"),
+        ("tctx", None, "good"),
+        ("rctx", None, "good"),
+        ("tctx", Some(json!("text")), "txn-token-malformed"),
+        ("rctx", Some(json!([])), "txn-token-malformed"),
+        ("sub", long(512), "good"),
+        ("sub", long(513), "txn-token-malformed"),
+        ("sub", Some(json!("")), "txn-token-malformed"),
+        ("sub", Some(json!("a\nb")), "txn-token-malformed"),
+        ("txn", long(129), "txn-token-malformed"),
+        ("scope", long(1025), "txn-token-malformed"),
+        ("scope", Some(json!("a  b")), "txn-token-malformed"),
+        ("scope", Some(json!(" a")), "txn-token-malformed"),
+        ("scope", Some(json!("a\"b")), "txn-token-malformed"),
+        ("scope", Some(json!(["photo.read"])), "txn-token-malformed"),
+        // The draft has had a list here, until June 2026.
+        ("req_wl", Some(json!(["spiffe://example.org/photo"])), "txn-token-malformed"),
+        ("req_wl", Some(json!("photo")), "txn-token-malformed"),
+        ("req_wl", Some(json!("spiffe://example.com/photo")), "txn-token-requester"),
+        ("req_wl", Some(json!("spiffe://example.org")), "txn-token-requester"),
+        ("req_wl", Some(json!("spiffe://example.org/bonafide/ca")), "txn-token-requester"),
+        ("exp", Some(json!(NOW + 600)), "good"),
+        ("exp", Some(json!(NOW + 601)), "txn-token-lifetime"),
+        ("iat", Some(json!(NOW + 30)), "good"),
+        ("iat", Some(json!(NOW + 31)), "txn-token-not-yet-valid"),
+        ("nbf", Some(json!(NOW + 31)), "txn-token-not-yet-valid"),
+        ("nbf", Some(json!("soon")), "txn-token-malformed"),
+        ("more", Some(json!(true)), "good"),
+    ];
+    for claim in ["sub", "aud", "txn", "scope", "req_wl", "iat", "exp"] {
+        cases.push((claim, None, "txn-token-malformed"));
+        for value in [json!(null), json!(true), json!({}), json!([]), json!(1.5), json!(-1), json!(1e300)] {
+            cases.push((claim, Some(value), "txn-token-malformed"));
+        }
+    }
+    for (claim, value, expected) in cases {
+        let row = format!("{claim} = {value:?}");
+        assert_eq!(world.code(&world.sign(&with(claim, value)), 0), expected, "{row}");
+    }
+    // The names that the draft had before 2026.
+    let old = with("scope", None).as_object().unwrap().clone();
+    let old: serde_json::Map<_, _> = old.into_iter().chain([("purp".to_owned(), json!("photo.read"))]).collect();
+    assert_eq!(world.code(&world.sign(&Value::Object(old)), 0), "txn-token-malformed");
+}
+
+#[test]
+fn it_counts_until_its_end_and_for_nobody_elses_key() {
+    let world = World::new();
+    let token = world.sign(&claims());
+    for (seconds, expected) in
+        [(-31, "txn-token-not-yet-valid"), (-30, "good"), (299, "good"), (329, "good"), (330, "txn-token-expired")]
+    {
+        assert_eq!(world.code(&token, seconds), expected, "at {seconds}");
+    }
+    let rows = [
+        (sign(TYPE, "txn-2", &world.key, &claims()), "txn-token-signature"),
+        (sign(TYPE, "txn-3", &world.key, &claims()), "txn-token-key"),
+        (sign(TYPE, "", &world.key, &claims()), "txn-token-malformed"),
+        (sign("JWT", "txn-1", &world.key, &claims()), "txn-token-type"),
+        (sign("at+jwt", "txn-1", &world.key, &claims()), "txn-token-type"),
+        (sign("txn_token", "txn-1", &world.key, &claims()), "txn-token-type"),
+        (sign("TXNTOKEN+JWT", "txn-1", &world.key, &claims()), "txn-token-type"),
+        (sign(TYPE, "txn-2", &world.other, &claims()), "good"),
+        (format!("{token}."), "txn-token-malformed"),
+        (format!(" {token}"), "txn-token-malformed"),
+        (format!("{token}, {token}"), "txn-token-malformed"),
+        (String::new(), "txn-token-malformed"),
+        ("x".repeat(9000), "txn-token-malformed"),
+    ];
+    for (row, (token, expected)) in rows.iter().enumerate() {
+        assert_eq!(world.code(token, 0), *expected, "row {row}");
+        assert!(*expected == "good" || TxnTokenError::CODES.contains(expected));
+    }
+}
+
+/// Trap 6, and trap 17: what was good under one set of keys is asked again under the next.
+#[test]
+fn trap_6_one_header_and_trap_17_other_keys() {
+    let world = World::new();
+    let token = world.sign(&claims());
+    let (good, other) = (token.as_bytes(), world.sign(&with("sub", Some(json!("dora")))));
+    let find = |headers: &[(&str, &[u8])]| {
+        let headers = headers.to_vec();
+        let found = world.tokens.find(&Slice(headers), at(0));
+        found.map(|user| user.map(|user| user.sub().to_owned())).map_err(|error| error.code())
+    };
+    assert_eq!(find(&[]), Ok(None));
+    assert_eq!(find(&[("Txn-Token", good)]), Ok(Some("charlie".to_owned())));
+    assert_eq!(find(&[("txn-token", good), ("Txn-Token", good)]), Err("txn-token-twice"));
+    assert_eq!(find(&[("txn-token", good), ("txn-token", other.as_bytes())]), Err("txn-token-twice"));
+    assert_eq!(find(&[("txn-token", b"\xff")]), Err("txn-token-malformed"));
+    assert_eq!(find(&[("txn-token", b"")]), Err("txn-token-malformed"));
+
+    let twice = || vec![JwtAuthority::new("a", &world.key.spki()).unwrap(); 2];
+    assert_eq!(world.tokens.replace_keys(twice()), Err(TxnKeysError::KeyIdTwice { key_id: "a".into() }));
+    assert_eq!(world.code(&token, 0), "good", "the earlier keys stayed");
+    world.tokens.replace_keys(vec![JwtAuthority::new("txn-1", &world.other.spki()).unwrap()]).unwrap();
+    assert_eq!(world.code(&token, 0), "txn-token-signature");
+    world.tokens.replace_keys(Vec::new()).unwrap();
+    assert_eq!(world.code(&token, 0), "txn-token-key");
+}
+
+struct Slice<'h>(Vec<(&'h str, &'h [u8])>);
+
+impl HeaderView for Slice<'_> {
+    fn find(&self, name: &str) -> Found<'_> {
+        self.0.as_slice().find(name)
+    }
+}
