@@ -120,18 +120,9 @@ struct Keys {
 struct Accepted {
     caller: Caller,
     used: Option<Arc<Use>>,
-    /// The ID of a token, as far as it may be used once. None for what is no token.
+    /// Until when a token could be shown again; none for what is no token. A proxy's own end does not shorten it.
     #[cfg(feature = "jwt")]
-    token: Option<TokenId>,
-}
-
-/// What makes a token one that was seen before.
-#[cfg(feature = "jwt")]
-struct TokenId {
-    /// Its `jti`, if it has one.
-    id: Option<Arc<str>>,
-    /// Until when it could be shown again.
-    until: Timestamp,
+    token_until: Option<Timestamp>,
 }
 
 impl Authenticators {
@@ -159,9 +150,8 @@ impl Authenticators {
         };
         let Some(accepted) = accepted else { return Ok(None) };
         #[cfg(feature = "jwt")]
-        if let (Some(single_use), Some(token)) = (&self.0.single_use, &accepted.token) {
-            let id = token.id.as_deref().ok_or(AuthenticateError::NoTokenId)?;
-            single_use.take(&accepted.caller, id, token.until, presented.at)?;
+        if let (Some(single_use), Some(until)) = (&self.0.single_use, accepted.token_until) {
+            single_use.take(&accepted.caller, until, presented.at)?;
         }
         if let Some(used) = &accepted.used {
             used.record(presented.at);
@@ -311,7 +301,7 @@ impl Accepted {
             caller,
             used: None,
             #[cfg(feature = "jwt")]
-            token: None,
+            token_until: None,
         }
     }
 }

@@ -17,6 +17,7 @@ struct Facts {
     granted: Roles,
     asserted: Option<Roles>,
     proof: Proof,
+    token_id: Option<Arc<str>>,
     via: Option<SpiffeId>,
     valid_until: Timestamp,
 }
@@ -24,7 +25,15 @@ struct Facts {
 impl Caller {
     /// A caller without roles of its own: those of the policy's `[roles]` are found by its ID.
     pub(crate) fn new(id: SpiffeId, proof: Proof, valid_until: Timestamp) -> Self {
-        Self(Arc::new(Facts { id, granted: Roles::default(), asserted: None, proof, via: None, valid_until }))
+        Self(Arc::new(Facts {
+            id,
+            granted: Roles::default(),
+            asserted: None,
+            proof,
+            token_id: None,
+            via: None,
+            valid_until,
+        }))
     }
 
     /// With the roles that its key's record grants. `asserted` are those its credential claims, if it is of a kind that does:
@@ -35,6 +44,13 @@ impl Caller {
             facts.granted = granted;
             facts.asserted = asserted;
         })
+    }
+
+    /// By a token with an ID of its own.
+    #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "only tokens have IDs"))]
+    #[must_use]
+    pub(crate) fn with_token_id(self, token_id: Option<Arc<str>>) -> Self {
+        self.change(|facts| facts.token_id = token_id)
     }
 
     /// Behind a proxy that is trusted to pass requests on.
@@ -70,6 +86,12 @@ impl Caller {
     #[must_use]
     pub fn asserted_roles(&self) -> Option<&Roles> {
         self.0.asserted.as_ref()
+    }
+
+    /// The ID of the token that proved it (`jti`), if it was a token and had one. Its issuer's own words, of any length that a token can have.
+    #[must_use]
+    pub fn token_id(&self) -> Option<&str> {
+        self.0.token_id.as_deref()
     }
 
     /// How it proved its ID.

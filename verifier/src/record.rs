@@ -211,6 +211,8 @@ impl Serialize for Record<'_> {
             #[serde(skip_serializing_if = "Option::is_none")]
             key_id: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
+            token_id: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             via: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             user: Option<&'a str>,
@@ -237,6 +239,7 @@ impl Serialize for Record<'_> {
             caller: self.caller.map(|caller| caller.id().as_str()),
             proof: self.caller.map(|caller| caller.proof().kind.as_str()),
             key_id: self.caller.map(|caller| &*caller.proof().key_id),
+            token_id: self.caller.and_then(Caller::token_id).map(short),
             via: self.caller.and_then(Caller::via).map(SpiffeId::as_str),
             user: self.user,
             operation: self.operation,
@@ -253,6 +256,11 @@ impl Serialize for Record<'_> {
     }
 }
 
+/// As much of a token's ID as a record holds: it is the caller's own word for it.
+fn short(token_id: &str) -> &str {
+    token_id.char_indices().nth(64).map_or(token_id, |(end, _)| token_id.get(..end).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_is_written_of_a_decision() {
-        let caller = caller();
+        let caller = caller().with_token_id(Some("ü".repeat(65).into()));
         let operation = RecordedOperation::Http { method: "GET", route: "/v1/config/{key}" };
         let at = Timestamp::from_unix_seconds(1_800_000_000);
         let mut record = Record::new(at, operation, Outcome::Denied, "no-rule");
@@ -275,8 +283,8 @@ mod tests {
         record.took = Duration::from_micros(7);
         record.shadow = Some(ShadowOutcome { outcome: Outcome::Allowed, rule: Some("all read"), policy: "9f2c" });
         assert_eq!(
-            serde_json::to_string(&record).unwrap(),
-            r#"{"at":"2027-01-15T08:00:00Z","caller":"spiffe://example.org/export","proof":"api-key","key_id":"k1","protocol":"http","method":"GET","route":"/v1/config/{key}","outcome":"denied","reason":"no-rule","shadow":{"outcome":"allowed","rule":"all read","policy":"9f2c"},"trace":"0af7651916cd43dd8448eb211c80319c","micros":7}"#
+            serde_json::to_string(&record).unwrap().replace(&"ü".repeat(64), "64 characters"),
+            r#"{"at":"2027-01-15T08:00:00Z","caller":"spiffe://example.org/export","proof":"api-key","key_id":"k1","token_id":"64 characters","protocol":"http","method":"GET","route":"/v1/config/{key}","outcome":"denied","reason":"no-rule","shadow":{"outcome":"allowed","rule":"all read","policy":"9f2c"},"trace":"0af7651916cd43dd8448eb211c80319c","micros":7}"#
         );
     }
 

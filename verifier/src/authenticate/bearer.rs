@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Accepted, Authenticators, Keys, Presented, TokenId,
+    Accepted, Authenticators, Keys, Presented,
     error::AuthenticateError,
     verified_tokens::{TokenName, VerifiedToken},
 };
@@ -41,7 +41,7 @@ impl Authenticators {
         Ok(Accepted {
             caller: verified.caller.clone(),
             used: verified.used.clone(),
-            token: Some(TokenId { id: verified.token_id.clone(), until: verified.caller.valid_until() }),
+            token_until: Some(verified.caller.valid_until()),
         })
     }
 
@@ -110,8 +110,8 @@ impl Authenticators {
         let verified = access_token::verify(compact, &issuer, &self.0.audiences, at)?;
         let proof = Proof { kind: ProofKind::AccessToken, key_id: key.key_id().into() };
         Ok(VerifiedToken {
-            caller: Caller::new(verified.client, proof, verified.expires_at.saturating_add(LEEWAY)),
-            token_id: Some(verified.token_id.into()),
+            caller: Caller::new(verified.client, proof, verified.expires_at.saturating_add(LEEWAY))
+                .with_token_id(Some(verified.token_id.into())),
             from: verified.from,
             until: verified.expires_at,
             used: None,
@@ -129,9 +129,10 @@ impl Authenticators {
         let from = unverified.valid_from();
         let svid = unverified.verify(&audiences, snapshot.bundles(), at)?;
         let proof = Proof { kind: ProofKind::JwtSvid, key_id: svid.key_id().into() };
+        let token_id = svid.claims().get("jti").and_then(serde_json::Value::as_str).map(Into::into);
         Ok(VerifiedToken {
-            caller: Caller::new(svid.id().clone(), proof, svid.expires_at().saturating_add(LEEWAY)),
-            token_id: svid.claims().get("jti").and_then(serde_json::Value::as_str).map(Into::into),
+            caller: Caller::new(svid.id().clone(), proof, svid.expires_at().saturating_add(LEEWAY))
+                .with_token_id(token_id),
             from,
             until: svid.expires_at(),
             used: None,
@@ -143,10 +144,9 @@ fn of_shared_secret(verified: shared_secret::Verified<'_>) -> VerifiedToken {
     let record = verified.entry.record;
     let proof = Proof { kind: ProofKind::SharedSecret, key_id: Arc::clone(&verified.entry.keyed.key_id) };
     let valid_until = verified.expires_at.saturating_add(LEEWAY).min(record.expires_at);
-    let caller = Caller::new(record.owner.clone(), proof, valid_until);
+    let caller = Caller::new(record.owner.clone(), proof, valid_until).with_token_id(verified.token_id.map(Into::into));
     VerifiedToken {
         caller: caller.with_roles(record.roles.clone(), Some(verified.roles)),
-        token_id: verified.token_id.map(Into::into),
         from: verified.from,
         until: verified.expires_at.min(record.expires_at),
         used: Some(Arc::clone(verified.entry.used)),

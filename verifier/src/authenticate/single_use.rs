@@ -34,14 +34,9 @@ impl SingleUse {
         Self { most: most.max(1), seen: Mutex::default() }
     }
 
-    /// Takes the token of this ID, which is good until `until`.
-    pub(super) fn take(
-        &self,
-        caller: &Caller,
-        id: &str,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<(), AuthenticateError> {
+    /// Takes the token that proved this caller, which is good until `until`.
+    pub(super) fn take(&self, caller: &Caller, until: Timestamp, now: Timestamp) -> Result<(), AuthenticateError> {
+        let id = caller.token_id().ok_or(AuthenticateError::NoTokenId)?;
         let token = name(caller, id);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.forget(now);
@@ -100,21 +95,22 @@ mod tests {
         Timestamp::from_unix_seconds(seconds)
     }
 
-    fn caller(path: &str) -> Caller {
+    fn caller(path: &str, token_id: &str) -> Caller {
         let id = SpiffeId::parse(&format!("spiffe://example.org{path}")).unwrap();
         Caller::new(id, Proof { kind: ProofKind::SharedSecret, key_id: "k.1".into() }, at(1000))
+            .with_token_id(Some(token_id.into()))
     }
 
     #[test]
     fn each_token_once_until_it_expires_and_by_caller() {
         let seen = SingleUse::new(100);
         let replayed = Err(AuthenticateError::Replayed { token_id: "1".into() });
-        assert_eq!(seen.take(&caller("/a"), "1", at(10), at(0)), Ok(()));
-        assert_eq!(seen.take(&caller("/a"), "1", at(10), at(9)), replayed);
-        assert_eq!(seen.take(&caller("/a"), "2", at(10), at(9)), Ok(()));
-        assert_eq!(seen.take(&caller("/b"), "1", at(10), at(9)), Ok(()));
+        assert_eq!(seen.take(&caller("/a", "1"), at(10), at(0)), Ok(()));
+        assert_eq!(seen.take(&caller("/a", "1"), at(10), at(9)), replayed);
+        assert_eq!(seen.take(&caller("/a", "2"), at(10), at(9)), Ok(()));
+        assert_eq!(seen.take(&caller("/b", "1"), at(10), at(9)), Ok(()));
         // From here on the token itself is refused.
-        assert_eq!(seen.take(&caller("/a"), "1", at(20), at(10)), Ok(()));
+        assert_eq!(seen.take(&caller("/a", "1"), at(20), at(10)), Ok(()));
     }
 
     #[test]
@@ -122,14 +118,14 @@ mod tests {
         let seen = SingleUse::new(8);
         let full = Err(AuthenticateError::TooManyTokens { most: 8 });
         for (path, id) in ["/a", "/b", "/c", "/d"].into_iter().flat_map(|path| [(path, "1"), (path, "2")]) {
-            assert_eq!(seen.take(&caller(path), id, at(10), at(0)), Ok(()));
+            assert_eq!(seen.take(&caller(path, id), at(10), at(0)), Ok(()));
         }
-        assert_eq!(seen.take(&caller("/e"), "1", at(10), at(0)), full);
-        assert!(seen.take(&caller("/a"), "1", at(10), at(0)).is_err());
-        assert_eq!(seen.take(&caller("/a"), "3", at(20), at(10)), Ok(()));
-        assert_eq!(seen.take(&caller("/a"), "4", at(20), at(10)), Ok(()));
+        assert_eq!(seen.take(&caller("/e", "1"), at(10), at(0)), full);
+        assert!(seen.take(&caller("/a", "1"), at(10), at(0)).is_err());
+        assert_eq!(seen.take(&caller("/a", "3"), at(20), at(10)), Ok(()));
+        assert_eq!(seen.take(&caller("/a", "4"), at(20), at(10)), Ok(()));
         // No more than a quarter for one caller.
-        assert_eq!(seen.take(&caller("/a"), "5", at(20), at(10)), full);
+        assert_eq!(seen.take(&caller("/a", "5"), at(20), at(10)), full);
         let seen = seen.seen.lock().unwrap();
         assert_eq!((seen.tokens.len(), seen.by_end.len(), seen.of_caller.len()), (2, 2, 1));
     }

@@ -40,7 +40,6 @@ impl TokenName {
 /// A token that was found good.
 pub(super) struct VerifiedToken {
     pub(super) caller: Caller,
-    pub(super) token_id: Option<Arc<str>>,
     /// The verdict holds from here...
     pub(super) from: Timestamp,
     /// ...until its `exp`, without leeway. Between that and the end of the leeway it is verified each time.
@@ -88,7 +87,7 @@ mod tests {
         let caller = Caller::new(id, Proof { kind: ProofKind::JwtSvid, key_id: "1".into() }, at(20));
         let token = || {
             let caller = caller.clone();
-            Arc::new(VerifiedToken { caller, token_id: None, from: at(10), until: at(20), used: None })
+            Arc::new(VerifiedToken { caller, from: at(10), until: at(20), used: None })
         };
         let tokens = VerifiedTokens::new(8);
         let name = TokenName::new("t", 1, 1);
