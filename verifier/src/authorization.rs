@@ -346,6 +346,15 @@ impl Authorization {
         &self.0.edges
     }
 
+    /// Whether transaction tokens are looked at.
+    #[must_use]
+    pub fn knows_users(&self) -> bool {
+        #[cfg(feature = "jwt")]
+        return self.0.users.is_some();
+        #[cfg(not(feature = "jwt"))]
+        false
+    }
+
     /// Who callers are.
     #[must_use]
     pub fn authenticators(&self) -> &Authenticators {

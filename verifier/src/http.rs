@@ -10,6 +10,8 @@
 mod axum;
 mod body;
 mod grant;
+#[cfg(feature = "tokio")]
+pub mod propagate;
 mod refusal;
 mod request;
 #[cfg(test)]
@@ -110,7 +112,8 @@ where
                     request.extensions_mut().insert(on_behalf_of.clone());
                 }
                 request.extensions_mut().insert(grant.clone());
-                AuthorizedFuture::Inside { inner: self.inner.call(request), grant: Some(grant) }
+                let inner = grant.within(|| self.inner.call(request));
+                AuthorizedFuture::Inside { inner, grant: Some(grant) }
             }
             Err((refusal, seen)) => AuthorizedFuture::Refused { refusal, grpc: seen == Seen::Grpc },
         }
@@ -138,7 +141,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Inside { inner, grant } => {
-                let response = ready!(inner.poll(cx))?;
+                let response = match grant {
+                    Some(grant) => ready!(grant.within(|| inner.poll(cx)))?,
+                    None => ready!(inner.poll(cx))?,
+                };
                 Poll::Ready(Ok(match grant.take() {
                     // The rule wanted facts and nobody gave any: what the handler did was not allowed by anything.
                     Some(grant) if grant.is_unanswered() => refusal::response(grant.forgotten(), grant.is_grpc()),

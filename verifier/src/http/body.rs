@@ -75,7 +75,10 @@ where
                 Poll::Ready(text.take().filter(|text| !text.is_empty()).map(|text| Ok(Frame::data(text))))
             }
             Kind::Inside { body, watch, begun } => {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
+                let polled = match watch {
+                    Some(watch) => watch.grant.within(|| Pin::new(&mut *body).poll_frame(cx)),
+                    None => Pin::new(&mut *body).poll_frame(cx),
+                };
                 // Whatever waits, or has more than one frame, may last; also what always has the next one at hand.
                 let lasts = match &polled {
                     Poll::Pending => true,

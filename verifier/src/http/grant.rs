@@ -197,6 +197,15 @@ impl Grant {
         }
     }
 
+    /// Runs a step of the request in the context of its user ([`super::propagate`]). A service that does not look at users has no context.
+    pub(super) fn within<T>(&self, step: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "tokio")]
+        if self.0.authorization.knows_users() {
+            return super::propagate::sync_within(self.on_behalf_of().cloned(), step);
+        }
+        step()
+    }
+
     /// Whether a rule waited for facts and the handler gave none.
     pub(super) fn is_unanswered(&self) -> bool {
         self.0.granted.waits_for_facts && !self.0.answered.load(Ordering::Acquire)

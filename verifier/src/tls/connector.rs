@@ -72,7 +72,11 @@ impl Default for ConnectorOptions {
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Connector(Arc<Client>);
+pub struct Connector {
+    client: Arc<Client>,
+    identity: Identity,
+    expected: PeerSet,
+}
 
 /// Makes secured streams with a key that has no identity yet: how a node joins, and how it comes back after its SVID has
 /// expired. Cheap to clone; otherwise like [`Connector`].
@@ -171,8 +175,9 @@ impl Connector {
     /// # Errors
     /// When rustls refuses the configuration.
     pub fn new(identity: &Identity, expected: PeerSet, options: ConnectorOptions) -> Result<Self, TlsConfigError> {
-        let config = client_config_handshake_only(identity, expected)?;
-        Ok(Self(Arc::new(Client::new(Who::Identity(identity.clone()), config, options))))
+        let config = client_config_handshake_only(identity, expected.clone())?;
+        let client = Arc::new(Client::new(Who::Identity(identity.clone()), config, options));
+        Ok(Self { client, identity: identity.clone(), expected })
     }
 
     /// Connects to `host:port` and says who answered. May be dropped at any time, which closes the connection.
@@ -180,7 +185,7 @@ impl Connector {
     /// # Errors
     /// When nobody answers, or not a server of the set.
     pub async fn connect(&self, address: &str) -> Result<SecuredStream<TcpStream>, ConnectError> {
-        self.0.connect(address, &self.0.raw).await
+        self.client.connect(address, &self.client.raw).await
     }
 
     /// Does the handshake over a stream that is connected already; `host` is what it is connected to, for the
@@ -192,12 +197,24 @@ impl Connector {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        self.0.handshake(io, host, &self.0.raw).await
+        self.client.handshake(io, host, &self.client.raw).await
     }
 
     #[cfg(feature = "connect")]
     pub(super) async fn connect_http(self, address: &str) -> Result<SecuredStream<TcpStream>, ConnectError> {
-        self.0.connect(address, &self.0.http).await
+        self.client.connect(address, &self.client.http).await
+    }
+
+    /// Whose SVID it presents.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whom it takes as a server.
+    #[must_use]
+    pub fn expected(&self) -> &PeerSet {
+        &self.expected
     }
 }
 

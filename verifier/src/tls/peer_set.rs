@@ -128,6 +128,19 @@ impl PeerSet {
         self.entries.iter().any(|entry| entry.contains(id))
     }
 
+    /// The trust domain that all of them are of; none when there are several, or when the set changes.
+    #[must_use]
+    pub fn trust_domain(&self) -> Option<&TrustDomain> {
+        let mut names = self.entries.iter().map(|entry| match entry {
+            Entry::Id(id) => Some(id.trust_domain()),
+            Entry::TrustDomain(name) => Some(name),
+            Entry::Pattern(pattern) => Some(pattern.trust_domain()),
+            Entry::Members(_) => None,
+        });
+        let first = names.next().flatten()?;
+        names.all(|name| name == Some(first)).then_some(first)
+    }
+
     fn one(entry: Entry) -> Self {
         Self { entries: Arc::from([entry]) }
     }
