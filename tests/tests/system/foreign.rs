@@ -8,8 +8,11 @@ use std::{
     time::Duration,
 };
 
+use base64ct::{Base64UrlUnpadded, Encoding};
 use bonafide_examples::process::Process;
 use bonafide_tests::{
+    browser::Browser,
+    oidc_provider::{ALICE, CHARLIE, OidcProvider},
     repository,
     site::{Node, Ran, SOON, Site, eventually},
 };
@@ -286,6 +289,33 @@ fn openssl_s_server_and_our_client() {
     let (_server, address) = serve(&other, &files.bundle);
     let (_web, front) = start_web(&node, &site.programs.web, &address, PEER);
     assert!(get(&front).unwrap_err().contains("Connect"), "a server below another root is refused");
+}
+
+/// The provider that signs users in: what it says of itself, an ID token for whoever knows the password, and its page in a real browser.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oidc_provider_signs_users_in() {
+    let mut provider = tokio::task::spawn_blocking(OidcProvider::start).await.unwrap();
+    let redirect = "https://localhost:1/signed-in";
+    provider.add_client("client-of-the-test", redirect);
+    let url = format!("{}/.well-known/openid-configuration", provider.issuer);
+    let known = provider.https().get(&url, &[]).await.json();
+    assert_eq!(known["issuer"], provider.issuer.as_str());
+    assert!(known["code_challenge_methods_supported"].as_array().unwrap().contains(&"S256".into()), "{known}");
+    for (user, groups) in [(ALICE, &["staff", "admins"][..]), (CHARLIE, &["staff"])] {
+        let token = provider.id_token("client-of-the-test", redirect, user).await;
+        let claims = Base64UrlUnpadded::decode_vec(token.split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        assert_eq!((&claims["sub"], &claims["nonce"]), (&user.subject.into(), &"n".into()), "{claims}");
+        assert_eq!(claims["groups"], serde_json::json!(groups), "{claims}");
+    }
+    let browser = Browser::start(&[provider.spki_hash()]).await;
+    let authorize = known["authorization_endpoint"].as_str().unwrap();
+    let query = "response_type=code&client_id=client-of-the-test&scope=openid&redirect_uri=https%3A%2F%2Flocalhost%3A1%2Fsigned-in";
+    browser.open(&format!("{authorize}?{query}")).await;
+    browser.fill("#username", CHARLIE.name).await;
+    browser.fill("#password", "wrong").await;
+    browser.click("button").await;
+    assert!(browser.text().await.contains("username or password wrong"), "{}", browser.text().await);
 }
 
 /// The foreign programs are here, and are what the tests believe they are.
