@@ -22,8 +22,11 @@ pub(crate) struct Facts {
     pub(crate) txn: Box<str>,
     pub(crate) scope: Box<str>,
     pub(crate) requester: SpiffeId,
+    pub(crate) earlier_requesters: Vec<SpiffeId>,
     pub(crate) tctx: Map<String, Value>,
     pub(crate) rctx: Map<String, Value>,
+    pub(crate) issued_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
     pub(crate) valid_until: Timestamp,
     pub(crate) key_id: Box<str>,
     pub(crate) token: Zeroizing<String>,
@@ -65,6 +68,12 @@ impl OnBehalfOf {
         &self.0.requester
     }
 
+    /// Who asked for the tokens that this one has replaced, the latest first: `act`. For records; decide by [`OnBehalfOf::requester`].
+    #[must_use]
+    pub fn earlier_requesters(&self) -> &[SpiffeId] {
+        &self.0.earlier_requesters
+    }
+
     /// Facts of the transaction that stay as they are: `tctx`. Empty when there are none.
     #[must_use]
     pub fn tctx(&self) -> &Map<String, Value> {
@@ -75,6 +84,18 @@ impl OnBehalfOf {
     #[must_use]
     pub fn rctx(&self) -> &Map<String, Value> {
         &self.0.rctx
+    }
+
+    /// `iat`.
+    #[must_use]
+    pub fn issued_at(&self) -> Timestamp {
+        self.0.issued_at
+    }
+
+    /// `exp`, to the second.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        self.0.expires_at
     }
 
     /// Until when it counts, leeway included.

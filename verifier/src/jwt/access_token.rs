@@ -2,6 +2,11 @@
 //!
 //! Who calls is the client, a SPIFFE ID of the own trust domain. A token about somebody else is no proof of a caller.
 
+mod mint;
+#[cfg(test)]
+mod tests;
+
+pub use self::mint::AccessTokenClaims;
 use super::{
     JwtError, LEEWAY,
     jws::{Compact, Jws},
@@ -13,7 +18,19 @@ use crate::{
 };
 
 /// The one `typ`.
-pub(crate) const TYPE: &str = "at+jwt";
+pub const TYPE: &str = "at+jwt";
+
+/// The claims (RFC 9068 §2.2).
+pub(crate) mod claim {
+    pub(crate) const ISSUER: &str = "iss";
+    pub(crate) const SUBJECT: &str = "sub";
+    pub(crate) const CLIENT: &str = "client_id";
+    pub(crate) const TOKEN_ID: &str = "jti";
+    pub(crate) const AUDIENCE: &str = "aud";
+    pub(crate) const SCOPE: &str = "scope";
+    pub(crate) const ISSUED_AT: &str = "iat";
+    pub(crate) const EXPIRES_AT: &str = "exp";
+}
 
 /// Whose tokens are taken, and the key that this one names.
 pub(crate) struct Issuer<'i> {
@@ -42,11 +59,11 @@ pub(crate) fn verify(
     let claims = Claims(&jws.payload);
     let text = |claim: &'static str| claims.text(claim)?.ok_or(JwtError::MissingClaim { claim });
     // All that RFC 9068 §2.2 requires.
-    let (name, subject, client) = (text("iss")?, text("sub")?, text("client_id")?);
-    let token_id = text("jti")?.to_owned();
+    let (name, subject, client) = (text(claim::ISSUER)?, text(claim::SUBJECT)?, text(claim::CLIENT)?);
+    let token_id = text(claim::TOKEN_ID)?.to_owned();
     let audience = claims.audience()?;
-    let expires_at = claims.date("exp")?.ok_or(JwtError::MissingClaim { claim: "exp" })?;
-    let issued_at = claims.date("iat")?.ok_or(JwtError::MissingClaim { claim: "iat" })?;
+    let date = |claim| claims.date(claim)?.ok_or(JwtError::MissingClaim { claim });
+    let (expires_at, issued_at) = (date(claim::EXPIRES_AT)?, date(claim::ISSUED_AT)?);
     let not_before = claims.date("nbf")?;
     if name != issuer.name {
         return Err(JwtError::Issuer);
@@ -55,12 +72,7 @@ pub(crate) fn verify(
         return Err(JwtError::OtherSubject);
     }
     let client = SpiffeId::parse(client).map_err(|error| JwtError::Subject { error })?;
-    if client.path().is_empty() {
-        return Err(JwtError::SubjectWithoutPath { id: client });
-    }
-    if client.trust_domain() != issuer.trust_domain || client.is_reserved() {
-        return Err(JwtError::NoClient { id: client });
-    }
+    check_client(&client, issuer.trust_domain)?;
     if audiences.is_empty() {
         return Err(JwtError::NoOwnAudience);
     }
@@ -78,4 +90,15 @@ pub(crate) fn verify(
     }
     let from = not_before.map_or(issued_at, |not_before| not_before.max(issued_at)).saturating_sub(LEEWAY);
     Ok(Verified { client, token_id, expires_at, from })
+}
+
+/// Services of the own trust domain are clients, and nobody else.
+fn check_client(client: &SpiffeId, trust_domain: &TrustDomain) -> Result<(), JwtError> {
+    if client.path().is_empty() {
+        return Err(JwtError::SubjectWithoutPath { id: client.clone() });
+    }
+    if client.trust_domain() != trust_domain || client.is_reserved() {
+        return Err(JwtError::NoClient { id: client.clone() });
+    }
+    Ok(())
 }

@@ -107,7 +107,9 @@ pub(crate) struct Compact<'t> {
 }
 
 /// Claims are flat, or nearly so.
-const MAX_DEPTH: usize = 16;
+pub(super) const MAX_DEPTH: usize = 16;
+/// What an ES256 signature adds to a signing input, with its dot.
+pub(super) const ES256_SIGNATURE_TEXT: usize = 87;
 
 impl<'t> Compact<'t> {
     /// Bounds, form and header, in this order.

@@ -1,12 +1,18 @@
 //! Transaction tokens (draft-ietf-oauth-transaction-tokens): for whom a request is made, signed by the trust domain's token service.
 
+mod mint;
+mod requesters;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+pub use self::{mint::TxnClaims, requesters::MOST_REQUESTERS};
 use super::{
-    JwtError, LEEWAY,
+    JwtError, LEEWAY, is_scope,
     jws::{Compact, Jws},
     token::Claims,
 };
@@ -36,6 +42,9 @@ pub mod claim {
     pub const SCOPE: &str = "scope";
     /// The workload that asked for the token: one string.
     pub const REQUESTER: &str = "req_wl";
+    /// In a token that replaces another: who asked for this one, and nested in it who asked for the one before (RFC 8693 §4.1). The draft
+    /// demands such a chain and leaves its form open.
+    pub const ACTOR: &str = "act";
     /// Facts of the transaction.
     pub const TRANSACTION_CONTEXT: &str = "tctx";
     /// Where the request came from.
@@ -67,17 +76,47 @@ pub(crate) fn verify(
 ) -> Result<Verified, JwtError> {
     let jws = Jws::read(compact, |found| found == Some(TYPE))?;
     jws.verify(key.public_key())?;
-    let claims = Claims(&jws.payload);
+    let claims = read(&jws.payload, trust_domain)?;
+    let (issued_at, expires_at) = (claims.issued_at, claims.expires_at);
+    if now >= expires_at.saturating_add(LEEWAY) {
+        return Err(JwtError::Expired { expires_at, now });
+    }
+    if now.saturating_add(LEEWAY) < issued_at {
+        return Err(JwtError::IssuedInFuture { issued_at, now });
+    }
+    let not_before = Claims(&jws.payload).date("nbf")?;
+    if let Some(not_before) = not_before.filter(|not_before| now.saturating_add(LEEWAY) < *not_before) {
+        return Err(JwtError::NotYetValid { not_before, now });
+    }
+    let user = OnBehalfOf::new(Facts {
+        sub: claims.sub.into(),
+        txn: claims.txn.into(),
+        scope: claims.scope.into(),
+        requester: claims.requester,
+        earlier_requesters: claims.earlier_requesters,
+        tctx: claims.tctx,
+        rctx: claims.rctx,
+        issued_at,
+        expires_at,
+        valid_until: expires_at.saturating_add(LEEWAY),
+        key_id: jws.key_id.as_str().into(),
+        token: Zeroizing::new(token.to_owned()),
+    });
+    let from = not_before.map_or(issued_at, |not_before| not_before.max(issued_at)).saturating_sub(LEEWAY);
+    Ok(Verified { user, from, until: expires_at })
+}
+
+/// All but the times, which are the receiver's to judge. Who mints has its claims read here, too, before it signs them.
+fn read(payload: &Map<String, Value>, trust_domain: &TrustDomain) -> Result<TxnClaims, JwtError> {
+    let claims = Claims(payload);
     let [sub, txn, scope] = MOST_TEXT.map(|(claim, most)| text(&claims, claim, most));
     let (sub, txn, scope) = (sub?, txn?, words(scope?)?);
     let requester = required(&claims, claim::REQUESTER)?;
     let requester = SpiffeId::parse(requester).map_err(|error| JwtError::Subject { error })?;
-    let (tctx, rctx) =
-        (object(&jws.payload, claim::TRANSACTION_CONTEXT)?, object(&jws.payload, claim::REQUESTER_CONTEXT)?);
+    let (tctx, rctx) = (object(payload, claim::TRANSACTION_CONTEXT)?, object(payload, claim::REQUESTER_CONTEXT)?);
     let audience = claims.audience()?;
     let date = |claim| claims.date(claim)?.ok_or(JwtError::MissingClaim { claim });
     let (issued_at, expires_at) = (date(claim::ISSUED_AT)?, date(claim::EXPIRES_AT)?);
-    let not_before = claims.date("nbf")?;
 
     // Keys are known beforehand and the service has no name but the trust domain's; a token that names an issuer is another's.
     if claims.text("iss")?.is_some() {
@@ -87,35 +126,23 @@ pub(crate) fn verify(
     if audience.iter().map(String::as_str).ne([trust_domain.as_str()]) {
         return Err(JwtError::Audience);
     }
-    if requester.trust_domain() != trust_domain || requester.path().is_empty() || requester.is_reserved() {
-        return Err(JwtError::NoClient { id: requester });
-    }
+    requesters::check(&requester, trust_domain)?;
+    let earlier_requesters = requesters::read(payload, &requester, trust_domain)?;
     let life = expires_at.since(issued_at);
     if life > MOST_LIFETIME {
         return Err(JwtError::LivesTooLong { left: life, most: MOST_LIFETIME });
     }
-    if now >= expires_at.saturating_add(LEEWAY) {
-        return Err(JwtError::Expired { expires_at, now });
-    }
-    if now.saturating_add(LEEWAY) < issued_at {
-        return Err(JwtError::IssuedInFuture { issued_at, now });
-    }
-    if let Some(not_before) = not_before.filter(|not_before| now.saturating_add(LEEWAY) < *not_before) {
-        return Err(JwtError::NotYetValid { not_before, now });
-    }
-    let user = OnBehalfOf::new(Facts {
-        sub: sub.into(),
-        txn: txn.into(),
-        scope: scope.into(),
+    Ok(TxnClaims {
+        sub: sub.to_owned(),
+        txn: txn.to_owned(),
+        scope: scope.to_owned(),
         requester,
+        earlier_requesters,
         tctx,
         rctx,
-        valid_until: expires_at.saturating_add(LEEWAY),
-        key_id: jws.key_id.as_str().into(),
-        token: Zeroizing::new(token.to_owned()),
-    });
-    let from = not_before.map_or(issued_at, |not_before| not_before.max(issued_at)).saturating_sub(LEEWAY);
-    Ok(Verified { user, from, until: expires_at })
+        issued_at,
+        expires_at,
+    })
 }
 
 fn required<'c>(claims: &Claims<'c>, claim: &'static str) -> Result<&'c str, JwtError> {
@@ -132,15 +159,9 @@ fn text<'c>(claims: &Claims<'c>, claim: &'static str, most: usize) -> Result<&'c
     }
 }
 
-/// Words as OAuth has them (RFC 6749 §3.3), one blank between two.
 fn words(scope: &str) -> Result<&str, JwtError> {
-    let is_word =
-        |word: &str| !word.is_empty() && word.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'));
-    if scope.split(' ').all(is_word) {
-        Ok(scope)
-    } else {
-        Err(JwtError::Claim { claim: claim::SCOPE, expected: "words with one blank between two" })
-    }
+    let wrong = JwtError::Claim { claim: claim::SCOPE, expected: "words with one blank between two" };
+    if is_scope(scope) { Ok(scope) } else { Err(wrong) }
 }
 
 fn object(claims: &Map<String, Value>, claim: &'static str) -> Result<Map<String, Value>, JwtError> {
