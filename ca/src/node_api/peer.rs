@@ -96,6 +96,11 @@ impl NodeApi {
     /// The peer is of the other kind, is no node of ours, was removed, or has an older key.
     pub(super) async fn authenticate(&self, rpc: Rpc, peer: &Peer, remote: SocketAddr) -> Result<Caller, Refused> {
         match (rpc.takes(), peer) {
+            // The listener lets nobody in without a certificate; if it ever did, nothing here would be for them.
+            (PeerKind::Key | PeerKind::Node, Peer::Anonymous) => Err(Refused::because(
+                Reason::PeerKind,
+                format!("{} is for keys and nodes that prove themselves", rpc.name()),
+            )),
             (PeerKind::Key, Peer::Key(bare)) => {
                 let key = PublicKey::parse(bare.spki_der())
                     .map_err(|flaw| Refused::because(Reason::KeyRefused, flaw.to_string()))?;

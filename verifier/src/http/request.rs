@@ -54,7 +54,7 @@ pub(super) fn decide<B>(shared: &Shared, request: &Request<B>) -> Result<Grant, 
     let presented = Presented {
         connection: match request.extensions().get::<Peer>() {
             Some(Peer::Svid(peer)) => Some(peer),
-            Some(Peer::Key(_)) | None => None,
+            Some(Peer::Key(_) | Peer::Anonymous) | None => None,
         },
         headers: request.headers(),
         address: address(request),

@@ -13,7 +13,8 @@ use crate::{
 
 /// Connections of a TCP listener, each with its peer verified before a byte of HTTP is read.
 ///
-/// Every request carries the [`Peer`] and the [`ConnectionInfo`] in its extensions.
+/// Every request carries the [`Peer`] and the [`ConnectionInfo`] in its extensions. Where the acceptor admits
+/// [anonymous](crate::tls::AcceptorOptions::dangerously_admit_anonymous) clients, their requests carry no [`Peer`].
 #[derive(Debug)]
 pub struct TlsIncoming {
     listener: TcpListener,
@@ -65,9 +66,14 @@ impl Incoming for TlsIncoming {
         };
         match secured.into_parts() {
             Some((io, peer, lifetime)) => {
-                // Anybody can make a key.
-                let stranger = matches!(peer, Peer::Key(_));
-                Ok(Prepared::new(io).with(peer).with(info).lifetime(lifetime).protocol(protocol).stranger(stranger))
+                let prepared = Prepared::new(io).with(info).lifetime(lifetime).protocol(protocol);
+                Ok(match peer {
+                    Peer::Svid(_) => prepared.with(peer),
+                    // Anybody can make a key.
+                    Peer::Key(_) => prepared.with(peer).stranger(true),
+                    // Nothing in the extensions that could be taken for a proof of anything.
+                    Peer::Anonymous => prepared.stranger(true),
+                })
             }
             None => Err(broken(io::ErrorKind::ConnectionAborted.into())),
         }

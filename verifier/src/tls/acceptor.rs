@@ -13,6 +13,7 @@ use super::{
     BareKey, Peer, PeerError, PeerSet, SecuredStream, TlsConfigError,
     lifetime::{Before, Bounds},
     server::server_config,
+    verifier::Admitted,
 };
 use crate::identity::Identity;
 
@@ -59,6 +60,10 @@ pub struct AcceptorOptions {
     /// key. Whoever serves on such a listener must look at the kind of peer before anything else. It is there for the CA's node
     /// API, where nodes join. Default: no.
     pub dangerously_admit_bare_keys: bool,
+    /// Also admits clients that present no certificate at all ([`Peer::Anonymous`]): anyone who can connect. One that presents a
+    /// certificate is judged as ever. It is there for callers that prove themselves in each request, by a key or a token: every
+    /// request then has to pass [authenticators](crate::authenticate) and a policy before anything else. Default: no.
+    pub dangerously_admit_anonymous: bool,
 }
 
 impl Default for AcceptorOptions {
@@ -68,6 +73,7 @@ impl Default for AcceptorOptions {
             hello_deadline: Duration::from_secs(5),
             handshake_deadline: Duration::from_secs(10),
             dangerously_admit_bare_keys: false,
+            dangerously_admit_anonymous: false,
         }
     }
 }
@@ -119,7 +125,9 @@ impl Acceptor {
     /// # Errors
     /// When rustls refuses the configuration.
     pub fn new(identity: &Identity, callers: PeerSet, options: AcceptorOptions) -> Result<Self, TlsConfigError> {
-        let mut config = server_config(identity, callers, options.dangerously_admit_bare_keys)?;
+        let admitted =
+            Admitted { bare_keys: options.dangerously_admit_bare_keys, anonymous: options.dangerously_admit_anonymous };
+        let mut config = server_config(identity, callers, admitted)?;
         config.alpn_protocols.clone_from(&options.alpn);
         Ok(Self { identity: identity.clone(), config: Arc::new(config), options })
     }
@@ -161,6 +169,9 @@ impl Acceptor {
     }
 
     fn peer(&self, connection: &rustls::CommonState) -> Result<Peer, PeerError> {
+        if self.options.dangerously_admit_anonymous && connection.peer_certificates().is_none_or(<[_]>::is_empty) {
+            return Ok(Peer::Anonymous);
+        }
         if self.options.dangerously_admit_bare_keys
             && let Some((leaf, rest)) = connection.peer_certificates().and_then(<[_]>::split_first)
             && let Some(key) = BareKey::of_presented(leaf, rest)

@@ -26,8 +26,15 @@ use crate::{
 /// # Errors
 /// When rustls refuses the configuration.
 pub fn client_config_handshake_only(identity: &Identity, expected: PeerSet) -> Result<ClientConfig, TlsConfigError> {
-    let verifier = ServerVerifier { identity: identity.clone(), expected };
-    client_config(identity.provider(), identity.clock(), Arc::new(verifier), Arc::new(CurrentSvid(identity.clone())))
+    let verifier = ServerVerifier { identity: identity.clone(), expected, anonymous: false };
+    let credential: Arc<dyn ResolvesClientCert> = Arc::new(CurrentSvid(identity.clone()));
+    client_config(identity.provider(), identity.clock(), Arc::new(verifier), Some(credential))
+}
+
+#[cfg(feature = "tokio")]
+pub(super) fn anonymous_client_config(identity: &Identity, expected: PeerSet) -> Result<ClientConfig, TlsConfigError> {
+    let verifier = ServerVerifier { identity: identity.clone(), expected, anonymous: true };
+    client_config(identity.provider(), identity.clock(), Arc::new(verifier), None)
 }
 
 #[cfg(feature = "tokio")]
@@ -38,22 +45,25 @@ pub(super) fn key_client_config(
 ) -> Result<ClientConfig, TlsConfigError> {
     let provider = Arc::new(super::provider());
     let verifier = TrustVerifier { trust, provider: Arc::clone(&provider) };
-    client_config(&provider, clock, Arc::new(verifier), Arc::new(key))
+    client_config(&provider, clock, Arc::new(verifier), Some(Arc::new(key)))
 }
 
 fn client_config(
     provider: &Arc<CryptoProvider>,
     clock: &Arc<dyn Clock>,
     verifier: Arc<dyn ServerCertVerifier>,
-    credential: Arc<dyn ResolvesClientCert>,
+    credential: Option<Arc<dyn ResolvesClientCert>>,
 ) -> Result<ClientConfig, TlsConfigError> {
     let time = Arc::new(TlsTime::new(Arc::clone(clock)));
-    let mut config = ClientConfig::builder_with_details(Arc::clone(provider), time)
+    let builder = ClientConfig::builder_with_details(Arc::clone(provider), time)
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsConfigError)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(credential);
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match credential {
+        Some(credential) => builder.with_client_cert_resolver(credential),
+        None => builder.with_no_client_auth(),
+    };
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     Ok(config)

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     KeyCredential, Peer, PeerError, PeerSet, SecuredStream, ServerTrust, TlsConfigError,
-    client::{client_config_handshake_only, key_client_config},
+    client::{anonymous_client_config, client_config_handshake_only, key_client_config},
     lifetime::{Before, Bounds},
     pinned_root::Trust,
 };
@@ -93,6 +93,7 @@ struct Client {
 
 enum Who {
     Identity(Identity),
+    Anonymous(Identity),
     Key { trust: Arc<Trust>, clock: Arc<dyn Clock> },
 }
 
@@ -180,6 +181,23 @@ impl Connector {
         Ok(Self { client, identity: identity.clone(), expected })
     }
 
+    /// Presents nothing and expects a server of the set, which it verifies with the identity's bundles: for callers that prove
+    /// themselves in each request, by a key or a token. The identity needs no SVID.
+    ///
+    /// The server must admit [anonymous](super::AcceptorOptions::dangerously_admit_anonymous) clients.
+    ///
+    /// # Errors
+    /// When rustls refuses the configuration.
+    pub fn anonymous(
+        identity: &Identity,
+        expected: PeerSet,
+        options: ConnectorOptions,
+    ) -> Result<Self, TlsConfigError> {
+        let config = anonymous_client_config(identity, expected.clone())?;
+        let client = Arc::new(Client::new(Who::Anonymous(identity.clone()), config, options));
+        Ok(Self { client, identity: identity.clone(), expected })
+    }
+
     /// Connects to `host:port` and says who answered. May be dropped at any time, which closes the connection.
     ///
     /// # Errors
@@ -205,7 +223,7 @@ impl Connector {
         self.client.connect(address, &self.client.http).await
     }
 
-    /// Whose SVID it presents.
+    /// Whose SVID it presents, unless it presents none, and with whose bundles it verifies.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -238,7 +256,7 @@ impl KeyConnector {
     #[must_use]
     pub fn root_der(&self) -> Option<Arc<[u8]>> {
         match &self.0.who {
-            Who::Identity(_) => None,
+            Who::Identity(_) | Who::Anonymous(_) => None,
             Who::Key { trust, .. } => trust.root_der(),
         }
     }
@@ -331,7 +349,7 @@ impl Client {
     {
         let before = match &self.who {
             Who::Identity(identity) => Some(Before::handshake(identity)),
-            Who::Key { .. } => None,
+            Who::Anonymous(_) | Who::Key { .. } => None,
         };
         let peer_error = |source| ConnectError::Peer { host: host.to_owned(), source };
         let waited = self.options.handshake_deadline;
@@ -350,6 +368,11 @@ impl Client {
                 let peer = Peer::Svid(identity.peer(connection).map_err(peer_error)?);
                 let bounds = Bounds::of_identity(identity, before, &peer);
                 (peer, bounds)
+            }
+            (Who::Anonymous(identity), _) => {
+                let server = identity.peer(connection).map_err(peer_error)?;
+                let bounds = Bounds::of_anonymous(identity, &server);
+                (Peer::Svid(server), bounds)
             }
             (Who::Key { trust, clock }, _) => {
                 let server = server(trust, clock, connection).map_err(peer_error)?;
@@ -388,6 +411,7 @@ impl fmt::Debug for Client {
         let mut text = f.debug_struct("Client");
         match &self.who {
             Who::Identity(identity) => text.field("identity", identity),
+            Who::Anonymous(identity) => text.field("anonymous", identity),
             Who::Key { trust, .. } => text.field("trust", trust),
         };
         text.field("options", &self.options).finish_non_exhaustive()

@@ -27,11 +27,20 @@ pub(super) struct Bounds {
     clock: Arc<dyn Clock>,
     /// Followed for withdrawals; a client without an identity of its own has nothing to follow.
     identity: Option<Identity>,
-    own: Option<SpiffeId>,
+    own: Own,
     authority: Option<(TrustDomain, [u8; 32])>,
     closing_at: Timestamp,
     ends_at: Timestamp,
     expiry: EndReason,
+}
+
+/// What this side presented.
+#[derive(Debug)]
+enum Own {
+    /// The SVID of this ID; none when it was withdrawn during the handshake.
+    Svid(Option<SpiffeId>),
+    /// Nothing, or what has no end.
+    Nothing,
 }
 
 /// The own SVID as it was right before a handshake. rustls does not say which one it presented, so the earlier end of this
@@ -60,20 +69,26 @@ impl Bounds {
         };
         let peer = match peer {
             Peer::Svid(peer) => Some(peer),
-            Peer::Key(_) => None,
+            Peer::Key(_) | Peer::Anonymous => None,
         };
-        Self::new(Arc::clone(identity.clock()), Some(identity.clone()), own_id, own_end, peer)
+        Self::new(Arc::clone(identity.clock()), Some(identity.clone()), Own::Svid(own_id), own_end, peer)
+    }
+
+    /// For a connection on which this side presented nothing, right after its handshake.
+    pub(super) fn of_anonymous(identity: &Identity, server: &VerifiedPeer) -> Self {
+        let clock = Arc::clone(identity.clock());
+        Self::new(clock, Some(identity.clone()), Own::Nothing, Timestamp::MAX, Some(server))
     }
 
     /// For a connection made with a bare key, right after its handshake.
     pub(super) fn of_key(clock: &Arc<dyn Clock>, server: &VerifiedPeer) -> Self {
-        Self::new(Arc::clone(clock), None, None, Timestamp::MAX, Some(server))
+        Self::new(Arc::clone(clock), None, Own::Nothing, Timestamp::MAX, Some(server))
     }
 
     fn new(
         clock: Arc<dyn Clock>,
         identity: Option<Identity>,
-        own: Option<SpiffeId>,
+        own: Own,
         own_end: Timestamp,
         peer: Option<&VerifiedPeer>,
     ) -> Self {
@@ -144,7 +159,9 @@ impl Bounds {
     }
 
     fn withdrawn_in(&self, snapshot: &Snapshot) -> Option<EndReason> {
-        if snapshot.svid().map(|svid| svid.id()) != self.own.as_ref() {
+        if let Own::Svid(own) = &self.own
+            && snapshot.svid().map(|svid| svid.id()) != own.as_ref()
+        {
             return Some(EndReason::OwnSvidWithdrawn);
         }
         let (trust_domain, authority) = self.authority.as_ref()?;

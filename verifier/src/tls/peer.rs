@@ -14,6 +14,9 @@ pub enum Peer {
     /// Nobody in particular: whoever holds this key. Only where
     /// [`AcceptorOptions::dangerously_admit_bare_keys`](super::AcceptorOptions::dangerously_admit_bare_keys) is set.
     Key(BareKey),
+    /// A client that presented no certificate and has proved nothing. Only where
+    /// [`AcceptorOptions::dangerously_admit_anonymous`](super::AcceptorOptions::dangerously_admit_anonymous) is set.
+    Anonymous,
 }
 
 impl Peer {
@@ -22,7 +25,7 @@ impl Peer {
     pub fn id(&self) -> Option<&SpiffeId> {
         match self {
             Self::Svid(peer) => Some(peer.id()),
-            Self::Key(_) => None,
+            Self::Key(_) | Self::Anonymous => None,
         }
     }
 }

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use rustls::{ServerConfig, server::NoServerSessionStorage, version::TLS13};
 
-use super::{PeerSet, TlsConfigError, credentials::CurrentSvid, verifier::CallerVerifier};
+use super::{
+    PeerSet, TlsConfigError,
+    credentials::CurrentSvid,
+    verifier::{Admitted, CallerVerifier},
+};
 use crate::{clock::TlsTime, identity::Identity};
 
 /// A configuration for server loops that are not ours: it presents the current SVID and takes callers of the set.
@@ -15,16 +19,16 @@ use crate::{clock::TlsTime, identity::Identity};
 /// # Errors
 /// When rustls refuses the configuration.
 pub fn server_config_handshake_only(identity: &Identity, callers: PeerSet) -> Result<ServerConfig, TlsConfigError> {
-    server_config(identity, callers, false)
+    server_config(identity, callers, Admitted::default())
 }
 
 pub(super) fn server_config(
     identity: &Identity,
     callers: PeerSet,
-    bare_keys: bool,
+    admitted: Admitted,
 ) -> Result<ServerConfig, TlsConfigError> {
     let time = Arc::new(TlsTime::new(Arc::clone(identity.clock())));
-    let verifier = CallerVerifier { identity: identity.clone(), callers, bare_keys };
+    let verifier = CallerVerifier { identity: identity.clone(), callers, admitted };
     let mut config = ServerConfig::builder_with_details(Arc::clone(identity.provider()), time)
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsConfigError)?

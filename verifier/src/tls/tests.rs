@@ -1,5 +1,6 @@
 //! Handshakes and the end of connections, over loopback and in memory.
 
+mod anonymous;
 mod endings;
 mod handshakes;
 mod http;

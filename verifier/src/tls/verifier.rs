@@ -16,12 +16,21 @@ use super::pinned_root::Trust;
 use super::{BareKey, PeerError, PeerSet};
 use crate::{clock::Timestamp, identity::Identity, spiffe::SpiffeId, x509::PresentedChain};
 
-/// Takes callers of a set and, if so told, keys without an identity.
+/// Takes callers of a set and, if so told, others.
 #[derive(Debug)]
 pub(super) struct CallerVerifier {
     pub(super) identity: Identity,
     pub(super) callers: PeerSet,
+    pub(super) admitted: Admitted,
+}
+
+/// Who is let in beside the callers of the set. By default nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Admitted {
+    /// Keys without an identity.
     pub(super) bare_keys: bool,
+    /// Clients without a certificate.
+    pub(super) anonymous: bool,
 }
 
 /// Takes servers of a set.
@@ -29,6 +38,8 @@ pub(super) struct CallerVerifier {
 pub(super) struct ServerVerifier {
     pub(super) identity: Identity,
     pub(super) expected: PeerSet,
+    /// Nothing is presented, so nothing has to be there.
+    pub(super) anonymous: bool,
 }
 
 /// Takes the servers that a client without an identity of its own trusts.
@@ -45,7 +56,7 @@ impl CallerVerifier {
     }
 
     fn check(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
-        if self.bare_keys
+        if self.admitted.bare_keys
             && let Some(key) = BareKey::of_presented(leaf, rest)
         {
             return Ok(key.map(drop)?);
@@ -115,8 +126,9 @@ macro_rules! tls13_signatures {
 }
 
 impl ClientCertVerifier for CallerVerifier {
+    /// It is always asked for. What is presented is verified in any case: a certificate that is no good never counts as none.
     fn client_auth_mandatory(&self) -> bool {
-        true
+        !self.admitted.anonymous
     }
 
     /// None: naming our roots would tell strangers whom we trust, and clients have one SVID anyway.
@@ -147,7 +159,7 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.identity.certified().is_none() {
+        if !self.anonymous && self.identity.certified().is_none() {
             return Err(PeerError::NoOwnSvid.into_rustls());
         }
         check(&self.identity, &self.expected, leaf, intermediates, now).map_err(PeerError::into_rustls)?;

@@ -52,8 +52,10 @@ impl tower_service::Service<Request<hyper::body::Incoming>> for WhoAmI {
             }
             let info = request.extensions().get::<ConnectionInfo>().expect("where it came from");
             assert!(info.remote.ip().is_loopback() && info.local.ip().is_loopback());
-            let peer = request.extensions().get::<Peer>().expect("who it came from");
-            let name = peer.id().map(ToString::to_string).unwrap_or_default();
+            let name = match request.extensions().get::<Peer>() {
+                Some(peer) => peer.id().map(ToString::to_string).unwrap_or_default(),
+                None => "no peer".to_owned(),
+            };
             Ok(Response::new(Full::from(name)))
         })
     }
@@ -130,6 +132,27 @@ async fn requests_know_their_caller() {
     let refused = http_client(connector(&world.identity("/app"), "spiffe://example.org/db"), true);
     assert!(get(&refused, server.uri("/")).await.is_err());
     eventually("the refusal is counted", || server.counters.not_prepared() == 1).await;
+    server.stop().await;
+}
+
+/// Whoever takes `Peer` in the extensions for a proof shall not find one there. And as anybody can connect like this, such a
+/// connection takes no place from those who are known.
+#[tokio::test]
+async fn t_26_requests_of_anonymous_clients_carry_no_peer_and_are_strangers() {
+    let world = World::new();
+    let options = AcceptorOptions { dangerously_admit_anonymous: true, ..AcceptorOptions::default() };
+    let acceptor = Acceptor::new(&world.identity("/db"), set("spiffe://example.org/web"), options).unwrap();
+    let server = Server::start(&acceptor).await;
+    let expected = set("spiffe://example.org/db");
+    let known = http_client(connector(&world.identity("/web"), "spiffe://example.org/db"), true);
+    assert_eq!(get(&known, server.uri("/")).await.unwrap(), "spiffe://example.org/web");
+    for http2 in [false, true] {
+        let connector =
+            Connector::anonymous(&world.identity("/web"), expected.clone(), ConnectorOptions::default()).unwrap();
+        let client = http_client(connector, http2);
+        assert_eq!(get(&client, server.uri("/")).await.unwrap(), "no peer");
+        assert_eq!(server.counters.open(), 1, "that of the one who is known");
+    }
     server.stop().await;
 }
 
