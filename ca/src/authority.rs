@@ -1,4 +1,5 @@
-//! The keys that sign: the root, which is in the bundle; below it this process's issuing authority; the JWT authority.
+//! The keys that sign: the root, which is in the bundle; below it this process's issuing authority; the JWT authority;
+//! the token authority.
 //!
 //! [`certificate`] makes their certificates, [`keystore`] keeps their keys in files beside the database, [`rotation`] says
 //! what is due and does it, [`signing`] is what issuance holds. Rows of authorities stay for good: the heads of the audit log
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 
 use self::keystore::{KeyFileError, KeyStore};
 pub(crate) use self::{
-    certificate::{CertificateError, NewAuthority, new_issuing, new_jwt, new_root},
+    certificate::{CertificateError, NewAuthority, new_issuing, new_jwt, new_root, new_token},
     signing::{AuthorityKey, Issuing, JwtAuthority, Root, Signing, SigningError},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(crate) enum AuthorityKind {
     Issuing,
     /// JWT-SVIDs; in the bundle.
     Jwt,
+    /// Transaction tokens, access tokens, and what agents may sign. Never in the bundle: what it signs proves no SVID.
+    Token,
 }
 
 impl AuthorityKind {
@@ -53,21 +56,22 @@ impl AuthorityKind {
             Self::Root => "root",
             Self::Issuing => "issuing",
             Self::Jwt => "jwt",
+            Self::Token => "token",
         }
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        [Self::Root, Self::Issuing, Self::Jwt].into_iter().find(|kind| kind.as_str() == name)
+        [Self::Root, Self::Issuing, Self::Jwt, Self::Token].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
 /// A key that signs, or did: its row.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authority {
-    /// Root and issuing: hex of the subject key identifier; JWT: the `kid`.
+    /// Root and issuing: hex of the subject key identifier; JWT and token: the `kid`.
     pub(crate) id: Arc<str>,
     pub(crate) kind: AuthorityKind,
-    /// DER; none for JWT.
+    /// DER; none for JWT and token.
     pub(crate) certificate: Option<Arc<[u8]>>,
     /// SubjectPublicKeyInfo DER.
     pub(crate) public_key: Arc<[u8]>,
@@ -131,6 +135,7 @@ impl Authority {
 pub(crate) struct Lifetimes {
     pub(crate) root: Duration,
     pub(crate) issuing: Duration,
+    /// Of JWT and token authorities.
     pub(crate) jwt: Duration,
 }
 
@@ -268,6 +273,16 @@ impl Authorities {
         self.inner.state.load().rows.clone()
     }
 
+    /// The keys by which what the token service signs is verified: of the next, the current and the retired token authorities, until the
+    /// last token of each has ended.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the token endpoint and the stream to nodes come next"))]
+    pub(crate) fn token_keys(&self) -> Vec<BundleKey> {
+        let state = self.inner.state.load();
+        let live = |row: &&Authority| row.kind == AuthorityKind::Token && row.state() != AuthorityState::Withdrawn;
+        // INVARIANT: keys in rows are ours, and were read before.
+        state.rows.iter().filter(live).filter_map(|row| BundleKey::new(&row.id, &row.public_key).ok()).collect()
+    }
+
     /// Tells when [`Self::current`], [`Self::bundle`] or [`Self::list`] changed.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
@@ -299,7 +314,7 @@ impl Authorities {
             .iter()
             .filter(|row| match row.kind {
                 AuthorityKind::Root => row.state() != AuthorityState::Withdrawn,
-                AuthorityKind::Issuing | AuthorityKind::Jwt => {
+                AuthorityKind::Issuing | AuthorityKind::Jwt | AuthorityKind::Token => {
                     matches!(row.state(), AuthorityState::Prepared | AuthorityState::Active)
                 }
             })
@@ -362,9 +377,11 @@ fn signing(
         })
     };
     let (issuing, jwt) = (live(rows, AuthorityKind::Issuing)?, live(rows, AuthorityKind::Jwt)?);
+    let token = live(rows, AuthorityKind::Token)?;
     Ok(Signing {
         issuing: Arc::new(Issuing::new(issuing, key_of(issuing)?, root)?),
         jwt: Arc::new(JwtAuthority::new(jwt, key_of(jwt)?)),
+        token: Arc::new(JwtAuthority::new(token, key_of(token)?)),
         root: root.clone(),
     })
 }

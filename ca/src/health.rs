@@ -24,7 +24,7 @@ pub(crate) enum Part {
     Disk,
     /// The clock can be trusted to sign by.
     Clock,
-    /// Root, issuing and JWT authority have life left, and rotate.
+    /// Root, issuing, JWT and token authority have life left, and rotate.
     Authorities,
     /// Nodes can reach the CA, and it presents an identity of its own.
     NodeListener,

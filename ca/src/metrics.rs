@@ -104,6 +104,8 @@ pub(crate) enum AuthorityKind {
     Issuing,
     /// Signs JWT-SVIDs.
     Jwt,
+    /// Signs what the token service issues.
+    Token,
 }
 
 impl Metrics {
@@ -309,6 +311,7 @@ label_values! {
         AuthorityKind::Root => "root",
         AuthorityKind::Issuing => "issuing",
         AuthorityKind::Jwt => "jwt",
+        AuthorityKind::Token => "token",
     };
     End: |end| match end {
         End::NotPrepared => "handshake",

@@ -451,6 +451,7 @@ fn scrape(metrics: &Metrics, health: &Health, opened: &Opened, node_api: &NodeAp
                 (AuthorityKind::Root, signing.root.not_after()),
                 (AuthorityKind::Issuing, signing.issuing.not_after()),
                 (AuthorityKind::Jwt, signing.jwt.not_after()),
+                (AuthorityKind::Token, signing.token.not_after()),
             ],
         };
         metrics.render(&readings, &health)

@@ -60,7 +60,7 @@ pub struct Lifetimes {
     pub node_svid: Duration,
     /// Issuing authorities (7 d; 2 min to 1 year). The next one is active after three sevenths of it.
     pub issuing_authority: Duration,
-    /// JWT authorities (7 d; 2 min to 1 year).
+    /// JWT and token authorities (7 d; 2 min to 1 year).
     pub jwt_authority: Duration,
     /// The root, which is made at the first start (10 years; 1 h to 30 years, at least twice an issuing authority's life).
     pub root: Duration,

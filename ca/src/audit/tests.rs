@@ -29,7 +29,7 @@ fn verdict(home: &Stopped, expected: Option<Head>) -> Result<Verified, String> {
 async fn a_log_holds_and_its_head_can_be_exported() {
     let home = a_history().await;
     let verified = verdict(&home, None).unwrap();
-    assert_eq!((verified.records, verified.head.seq), (13, 13));
+    assert_eq!((verified.records, verified.head.seq), (14, 14));
     let text = serde_json::to_string(&verified.head).unwrap();
     let head: Head = serde_json::from_str(&text).unwrap();
     assert_eq!(head, verified.head);
@@ -50,81 +50,81 @@ async fn whatever_is_changed_the_first_broken_record_is_named() {
     let cases: &[(&str, &[&str], bool, &str)] = &[
         (
             "a body edited",
-            &["UPDATE audit_record SET body = replace(body, 's1', 's9') WHERE seq = 6"],
-            false,
-            "record 6 was changed",
-        ),
-        ("a time edited", &["UPDATE audit_record SET at = at + 1 WHERE seq = 5"], false, "record 5 was changed"),
-        (
-            "a kind edited",
-            &["UPDATE audit_record SET kind = 'node-removed' WHERE seq = 7"],
+            &["UPDATE audit_record SET body = replace(body, 's1', 's9') WHERE seq = 7"],
             false,
             "record 7 was changed",
         ),
+        ("a time edited", &["UPDATE audit_record SET at = at + 1 WHERE seq = 6"], false, "record 6 was changed"),
         (
-            "a hash edited",
-            &["UPDATE audit_record SET hash = zeroblob(32) WHERE seq = 4"],
-            false,
-            "record 4 was changed",
-        ),
-        ("the first removed", &["DELETE FROM audit_record WHERE seq = 1"], false, "record 1 is missing"),
-        ("one removed", &["DELETE FROM audit_record WHERE seq = 8"], false, "record 8 is missing"),
-        (
-            "one removed, the rest moved up",
-            &[
-                "DELETE FROM audit_record WHERE seq = 8",
-                "UPDATE audit_record SET seq = seq - 1 WHERE seq > 8",
-                "UPDATE OR REPLACE audit_head SET seq = seq - 1 WHERE seq > 8",
-            ],
+            "a kind edited",
+            &["UPDATE audit_record SET kind = 'node-removed' WHERE seq = 8"],
             false,
             "record 8 was changed",
         ),
         (
-            "two exchanged",
+            "a hash edited",
+            &["UPDATE audit_record SET hash = zeroblob(32) WHERE seq = 5"],
+            false,
+            "record 5 was changed",
+        ),
+        ("the first removed", &["DELETE FROM audit_record WHERE seq = 1"], false, "record 1 is missing"),
+        ("one removed", &["DELETE FROM audit_record WHERE seq = 9"], false, "record 9 is missing"),
+        (
+            "one removed, the rest moved up",
             &[
-                "UPDATE audit_record SET seq = 100 WHERE seq = 6",
-                "UPDATE audit_record SET seq = 6 WHERE seq = 7",
-                "UPDATE audit_record SET seq = 7 WHERE seq = 100",
+                "DELETE FROM audit_record WHERE seq = 9",
+                "UPDATE audit_record SET seq = seq - 1 WHERE seq > 9",
+                "UPDATE OR REPLACE audit_head SET seq = seq - 1 WHERE seq > 9",
             ],
             false,
-            "record 6 was changed",
+            "record 9 was changed",
+        ),
+        (
+            "two exchanged",
+            &[
+                "UPDATE audit_record SET seq = 100 WHERE seq = 7",
+                "UPDATE audit_record SET seq = 7 WHERE seq = 8",
+                "UPDATE audit_record SET seq = 8 WHERE seq = 100",
+            ],
+            false,
+            "record 7 was changed",
         ),
         (
             "edited and hashed again",
-            &["UPDATE audit_record SET body = replace(body, 's1', 's9') WHERE seq = 6", REWRITE],
+            &["UPDATE audit_record SET body = replace(body, 's1', 's9') WHERE seq = 7", REWRITE],
             false,
-            "record 6 is not what was signed",
+            "record 7 is not what was signed",
         ),
         (
             "edited, hashed again, heads too",
             &[
-                "UPDATE audit_record SET body = replace(body, 's1', 's9') WHERE seq = 6",
+                "UPDATE audit_record SET body = replace(body, 's1', 's9') WHERE seq = 7",
                 REWRITE,
                 "UPDATE audit_head SET hash = (SELECT hash FROM audit_record r WHERE r.seq = audit_head.seq)",
             ],
             false,
-            "the head at record 6 was not signed by the authority",
+            "the head at record 7 was not signed by the authority",
         ),
         (
             "a signature edited",
-            &["UPDATE audit_head SET signature = x'3006020101020101' WHERE seq = 9"],
+            &["UPDATE audit_head SET signature = x'3006020101020101' WHERE seq = 10"],
             false,
-            "the head at record 9 was not signed",
+            "the head at record 10 was not signed",
         ),
         (
             "a head's time edited",
-            &["UPDATE audit_head SET at = at + 1 WHERE seq = 9"],
+            &["UPDATE audit_head SET at = at + 1 WHERE seq = 10"],
             false,
-            "the head at record 9 was not signed",
+            "the head at record 10 was not signed",
         ),
-        ("a head by nobody", &["UPDATE audit_head SET authority = 'x' WHERE seq = 9"], false, "no such authority"),
+        ("a head by nobody", &["UPDATE audit_head SET authority = 'x' WHERE seq = 10"], false, "no such authority"),
         (
             "an authority that the root did not certify",
             &[
                 "UPDATE authority SET certificate = (SELECT certificate FROM authority WHERE kind = 'root') WHERE kind = 'issuing'",
             ],
             false,
-            "the head at record 4 was not signed by the authority",
+            "the head at record 5 was not signed by the authority",
         ),
         (
             "another root",
@@ -136,42 +136,42 @@ async fn whatever_is_changed_the_first_broken_record_is_named() {
         ),
         (
             "the last heads removed",
-            &["DELETE FROM audit_head WHERE seq > 9"],
+            &["DELETE FROM audit_head WHERE seq > 10"],
             false,
-            "record 10 stands after the last signed head",
+            "record 11 stands after the last signed head",
         ),
         (
             "a tail cut, seen by what was durable",
-            &["DELETE FROM audit_record WHERE seq > 9", "DELETE FROM audit_head WHERE seq > 9"],
+            &["DELETE FROM audit_record WHERE seq > 10", "DELETE FROM audit_head WHERE seq > 10"],
             false,
-            "the log ends at record 9, but the given head is record 13",
+            "the log ends at record 10, but the given head is record 14",
         ),
         (
             "a tail cut, seen by an exported head",
-            &["DELETE FROM audit_record WHERE seq > 9", "DELETE FROM audit_head WHERE seq > 9"],
+            &["DELETE FROM audit_record WHERE seq > 10", "DELETE FROM audit_head WHERE seq > 10"],
             true,
             "its tail was cut",
         ),
-        ("records cut, heads left", &["DELETE FROM audit_record WHERE seq > 9"], true, "its tail was cut"),
+        ("records cut, heads left", &["DELETE FROM audit_record WHERE seq > 10"], true, "its tail was cut"),
         ("everything cut", &["DELETE FROM audit_record", "DELETE FROM audit_head"], false, "the log ends at record 0"),
         (
             "a record appended",
-            &["INSERT INTO audit_record SELECT chain, 14, at, kind, body, hash FROM audit_record WHERE seq = 13"],
+            &["INSERT INTO audit_record SELECT chain, 15, at, kind, body, hash FROM audit_record WHERE seq = 14"],
             false,
-            "record 14 was changed",
+            "record 15 was changed",
         ),
         (
             "a record appended and hashed",
             &[
-                "INSERT INTO audit_record SELECT chain, 14, at, kind, body, hash FROM audit_record WHERE seq = 13",
+                "INSERT INTO audit_record SELECT chain, 15, at, kind, body, hash FROM audit_record WHERE seq = 14",
                 REWRITE,
             ],
             false,
-            "record 14 stands after the last signed head",
+            "record 15 stands after the last signed head",
         ),
         (
             "another chain",
-            &["INSERT INTO audit_record SELECT 'other', seq, at, kind, body, hash FROM audit_record WHERE seq = 13"],
+            &["INSERT INTO audit_record SELECT 'other', seq, at, kind, body, hash FROM audit_record WHERE seq = 14"],
             false,
             "records of the chain `other`",
         ),
@@ -224,7 +224,7 @@ async fn a_running_store_notices_a_tail_cut_under_it() {
     let home = Home::new().await;
     home.opened.registry.add_service(service("a", &["unix:uid:1"], &["any"]), admin()).await.unwrap();
     let other = rusqlite::Connection::open(home.opened.store.path()).unwrap();
-    other.execute_batch("DELETE FROM audit_head WHERE seq = 5; DELETE FROM audit_record WHERE seq = 5").unwrap();
+    other.execute_batch("DELETE FROM audit_head WHERE seq = 6; DELETE FROM audit_record WHERE seq = 6").unwrap();
     let error = fixtures::verify(&home.opened.store).await.unwrap_err().to_string();
     assert!(error.contains("its tail was cut"), "{error}");
 }
@@ -265,17 +265,17 @@ async fn the_log_is_listed_by_filter_and_page() {
     };
     let seqs = |page: &Page| page.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>();
     let first = list(Filter { limit: 5, ..Default::default() }).await;
-    assert_eq!((seqs(&first), first.next), (vec![13, 12, 11, 10, 9], Some(9)));
+    assert_eq!((seqs(&first), first.next), (vec![14, 13, 12, 11, 10], Some(10)));
     let second = list(Filter { limit: 5, before: first.next, ..Default::default() }).await;
-    assert_eq!(seqs(&second), [8, 7, 6, 5, 4]);
+    assert_eq!(seqs(&second), [9, 8, 7, 6, 5]);
     let node = list(Filter { limit: 50, node: Some("web-1".into()), ..Default::default() }).await;
-    assert_eq!(seqs(&node), [13, 12, 11, 10]);
+    assert_eq!(seqs(&node), [14, 13, 12, 11]);
     let part = list(Filter { limit: 50, node: Some("web".into()), ..Default::default() }).await;
     assert_eq!(seqs(&part), [0_u64; 0], "compared whole");
     let id = list(Filter { limit: 50, spiffe_id: Some("spiffe://example.org/s2".into()), ..Default::default() }).await;
-    assert_eq!(seqs(&id), [7]);
+    assert_eq!(seqs(&id), [8]);
     let kinds = vec![Kind::NodeJoined, Kind::TrustDomainCreated];
-    assert_eq!(seqs(&list(Filter { limit: 50, kinds, ..Default::default() }).await), [12, 1]);
+    assert_eq!(seqs(&list(Filter { limit: 50, kinds, ..Default::default() }).await), [13, 1]);
     let since = Some(fixtures::start().saturating_add(std::time::Duration::from_secs(1)));
     assert_eq!(seqs(&list(Filter { limit: 50, since, ..Default::default() }).await), [0_u64; 0]);
     // T-11: sizes that nobody means.

@@ -105,7 +105,24 @@ pub(crate) fn new_issuing(
 
 /// A JWT authority, published at `at`, to be used from `active_from` on.
 pub(crate) fn new_jwt(at: Timestamp, active_from: Timestamp, life: Duration) -> Result<NewAuthority, CertificateError> {
-    let kind = AuthorityKind::Jwt;
+    bare_key(AuthorityKind::Jwt, at, active_from, life)
+}
+
+/// A token authority, published at `at`, to be used from `active_from` on.
+pub(crate) fn new_token(
+    at: Timestamp,
+    active_from: Timestamp,
+    life: Duration,
+) -> Result<NewAuthority, CertificateError> {
+    bare_key(AuthorityKind::Token, at, active_from, life)
+}
+
+fn bare_key(
+    kind: AuthorityKind,
+    at: Timestamp,
+    active_from: Timestamp,
+    life: Duration,
+) -> Result<NewAuthority, CertificateError> {
     let (key, pkcs8) = AuthorityKey::generate(kind)?;
     let id = HEXLOWER.encode(&key_id(&key)).into();
     let row = row(kind, id, None, &key, at, Validity { not_before: at, ..Validity::new(at, active_from, life) });

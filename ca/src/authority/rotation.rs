@@ -1,6 +1,6 @@
 //! The change of authorities: what is due at a time, as a plain function, and the driver that does it.
 //!
-//! A new authority is prepared (for JWT: published) long before its first use, takes over while the old one has more than half of
+//! A new authority is prepared (for JWT and token: published) long before its first use, takes over while the old one has more than half of
 //! its life left, and the old one is withdrawn after the last document it signed has expired. Each step is one transaction
 //! with its record; the key file is durable before the row that names it, so that a kill at any write leaves either a key
 //! nobody uses, which the next start deletes, or the whole step.
@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Authorities, Authority, AuthorityError, AuthorityKind, AuthorityState, Lifetimes, NewAuthority, State, bundle,
-    new_issuing, new_jwt, signing, signing::AuthorityKey,
+    new_issuing, new_jwt, new_token, signing, signing::AuthorityKey,
 };
 use crate::{
     audit::{Kind, Record, Who},
@@ -31,7 +31,7 @@ pub(crate) enum Step {
     Activate { id: Arc<str> },
     /// There is none that could sign: make one that signs at once.
     Replace { kind: AuthorityKind },
-    /// Take one out of the bundle.
+    /// Let nothing that one signed count any more.
     Withdraw { id: Arc<str> },
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn next_step(rows: &[Authority], lifetimes: &Lifetimes, now: Timestam
         (AuthorityState::Retired, Some(at)) => Some((at, Step::Withdraw { id: row.id.clone() })),
         _ => None,
     });
-    [AuthorityKind::Issuing, AuthorityKind::Jwt]
+    [AuthorityKind::Issuing, AuthorityKind::Jwt, AuthorityKind::Token]
         .into_iter()
         .map(|kind| next_of_kind(rows, kind, lifetimes, now))
         .chain(withdrawals)
@@ -75,7 +75,7 @@ fn next_of_kind(rows: &[Authority], kind: AuthorityKind, lifetimes: &Lifetimes, 
             // Verifiers learn of a key before it is used, as long as the old one can still sign.
             let latest = active.not_after.saturating_sub(active.life() / 3);
             let notice = match kind {
-                AuthorityKind::Jwt => lead.min(lifetimes.jwt * 2 / 7),
+                AuthorityKind::Jwt | AuthorityKind::Token => lead.min(lifetimes.jwt * 2 / 7),
                 AuthorityKind::Root | AuthorityKind::Issuing => Duration::ZERO,
             };
             let start = prepare_at.max(now);
@@ -175,6 +175,7 @@ impl Authorities {
         let inner = &self.inner;
         let new = match kind {
             AuthorityKind::Jwt => new_jwt(now, active_from, inner.lifetimes.jwt)?,
+            AuthorityKind::Token => new_token(now, active_from, inner.lifetimes.jwt)?,
             AuthorityKind::Root | AuthorityKind::Issuing => {
                 new_issuing(&inner.trust_domain, &inner.root, now, active_from, inner.lifetimes.issuing)?
             }
@@ -211,7 +212,7 @@ impl Authorities {
                     if tx.withdraw_authority(id, tx.at())? {
                         let row = tx.authorities()?.into_iter().find(|row| row.id == *id);
                         let kind = row.map_or(AuthorityKind::Jwt, |row| row.kind);
-                        bundle_changes |= kind != AuthorityKind::Issuing;
+                        bundle_changes |= matches!(kind, AuthorityKind::Root | AuthorityKind::Jwt);
                         let body = json!({ "authority": &**id, "kind": kind.as_str() });
                         tx.record(&Record::change(Kind::AuthorityWithdrawn, &Who::Ca, body))?;
                     }

@@ -68,7 +68,7 @@ impl AuthorityKey {
 fn algorithm(kind: AuthorityKind) -> &'static aws_lc_rs::signature::EcdsaSigningAlgorithm {
     match kind {
         AuthorityKind::Root | AuthorityKind::Issuing => &ECDSA_P256_SHA256_ASN1_SIGNING,
-        AuthorityKind::Jwt => &ECDSA_P256_SHA256_FIXED_SIGNING,
+        AuthorityKind::Jwt | AuthorityKind::Token => &ECDSA_P256_SHA256_FIXED_SIGNING,
     }
 }
 
@@ -77,6 +77,8 @@ fn algorithm(kind: AuthorityKind) -> &'static aws_lc_rs::signature::EcdsaSigning
 pub(crate) struct Signing {
     pub(crate) issuing: Arc<Issuing>,
     pub(crate) jwt: Arc<JwtAuthority>,
+    /// Signs no SVID.
+    pub(crate) token: Arc<JwtAuthority>,
     pub(crate) root: Arc<Root>,
 }
 
@@ -166,7 +168,7 @@ impl Issuing {
     }
 }
 
-/// The authority that signs JWT-SVIDs with ES256.
+/// An authority that signs tokens with ES256: JWT-SVIDs, or those of the token service.
 #[derive(Debug)]
 pub(crate) struct JwtAuthority {
     id: Arc<str>,

@@ -43,6 +43,12 @@ async fn x509_09_authorities_are_signing_certificates_of_the_trust_domain() {
     let bundle = home.opened.authorities.bundle();
     assert_eq!((bundle.x509_authorities().len(), bundle.jwt_authorities().len(), bundle.sequence()), (1, 1, Some(1)));
     assert_eq!(bundle.jwt_authorities()[0].key_id(), signing.jwt.kid());
+    // What the token service signs proves no SVID, so its key is in no bundle.
+    let token_keys = home.opened.authorities.token_keys();
+    assert_eq!(token_keys.iter().map(|key| key.key_id()).collect::<Vec<_>>(), [signing.token.kid()]);
+    assert!(
+        bundle.jwt_authority(signing.token.kid()).is_none() && !bundle.to_spiffe_json().contains(signing.token.kid())
+    );
     for row in home.opened.authorities.list() {
         assert!(home.opened.authorities.is_authority_key(&sha256(&row.public_key)));
     }
@@ -53,6 +59,7 @@ struct Watch {
     lifetimes: Lifetimes,
     published: BTreeMap<String, Timestamp>,
     last_signed: BTreeMap<String, Timestamp>,
+    token_keys: BTreeMap<String, (Timestamp, Option<Timestamp>)>,
     bundle: (u64, Vec<String>),
     version: u64,
     signers: usize,
@@ -64,6 +71,7 @@ impl Watch {
             lifetimes,
             published: BTreeMap::new(),
             last_signed: BTreeMap::new(),
+            token_keys: BTreeMap::new(),
             bundle: (0, Vec::new()),
             version: 0,
             signers: 0,
@@ -106,6 +114,27 @@ impl Watch {
         // Bounded: the old ones, the present and the next.
         assert!(kids.len() <= 4, "{kids:?}");
         self.signers = self.last_signed.len();
+        self.look_at_token_keys(home, now, first);
+    }
+
+    /// The same for the token authorities, which are published, but never in a bundle.
+    fn look_at_token_keys(&mut self, home: &Home, now: Timestamp, first: bool) {
+        let keys = home.opened.authorities.token_keys();
+        let has = |kid: &str| keys.iter().any(|key| key.key_id() == kid);
+        for key in &keys {
+            self.token_keys.entry(key.key_id().to_owned()).or_insert((now, None));
+            assert!(!self.bundle.1.contains(&key.key_id().to_owned()), "in the bundle");
+        }
+        let signing = home.opened.authorities.current();
+        let (known_since, last) = self.token_keys.get_mut(signing.token.kid()).unwrap();
+        if last.replace(now).is_none() && !first {
+            assert!(now.since(*known_since) >= self.lifetimes.jwt / 4, "used too soon after it was published");
+        }
+        for (kid, (_, last)) in &self.token_keys {
+            let expired = last.map(|last| last.saturating_add(self.lifetimes.jwt / 3 + Duration::from_secs(30)));
+            assert!(has(kid) || expired.is_some_and(|expired| now >= expired), "{kid} was withdrawn too early");
+        }
+        assert!(keys.len() <= 4 && signing.token.not_after().since(now) >= signing.token.longest_token());
     }
 }
 
@@ -121,7 +150,7 @@ async fn rotates(lifetimes: Lifetimes, step: Duration, steps: u32) {
     let expected = (step * steps).as_secs() / (lifetimes.jwt * 3 / 7).as_secs();
     assert!(watch.signers as u64 >= expected && watch.signers as u64 <= expected + 2, "{} signers", watch.signers);
     let kept = fs::read_dir(home.options.directory.join("state/keys")).unwrap().count();
-    assert!((3..=5).contains(&kept), "{kept} key files: those of the retired are deleted");
+    assert!((4..=7).contains(&kept), "{kept} key files: those of the retired are deleted");
     fixtures::verify(&home.opened.store).await.unwrap();
     // Every change of the bundle has its record, which says what it was changed to.
     let filter = crate::audit::Filter { kinds: vec![Kind::BundleChanged], limit: 10_000, ..Default::default() };
@@ -167,7 +196,7 @@ async fn the_driver_rotates_when_it_is_time_and_not_with_a_doubted_clock() {
         let _ = tokio::time::timeout(Duration::from_millis(1), std::future::pending::<()>()).await;
     }
     assert_eq!(authorities.current().issuing.id(), before);
-    assert_eq!(authorities.list().len(), 3);
+    assert_eq!(authorities.list().len(), 4);
     home.clock.jump_wall(-315_360_000_000);
     for _ in 0..30 {
         home.clock.advance(Duration::from_secs(6 * 3600));
@@ -201,7 +230,7 @@ async fn f09_a_ca_that_was_off_for_a_month_has_new_authorities_before_it_serves(
     assert_eq!(kids, [signing.jwt.kid()]);
     let page = fixtures::list(&home.opened.store, audit::Filter { limit: 1000, ..Default::default() }).await.unwrap();
     let count = |kind: Kind| page.entries.iter().filter(|entry| entry.kind == kind.as_str()).count();
-    assert_eq!((count(Kind::AuthorityCreated), count(Kind::AuthorityRetired)), (7, 2));
+    assert_eq!((count(Kind::AuthorityCreated), count(Kind::AuthorityRetired)), (10, 3));
     fixtures::verify(&home.opened.store).await.unwrap();
 }
 

@@ -65,7 +65,7 @@ pub(crate) struct Run {
     /// Lifetime of an issuing authority, 2m to 365d; rotates by itself [default: 7d]
     #[arg(long, value_name = "DURATION", help_heading = "Lifetimes")]
     issuing_authority_ttl: Option<String>,
-    /// Lifetime of a JWT authority, 2m to 365d; rotates by itself [default: 7d]
+    /// Lifetime of a JWT authority and of a token authority, 2m to 365d; they rotate by themselves [default: 7d]
     #[arg(long, value_name = "DURATION", help_heading = "Lifetimes")]
     jwt_authority_ttl: Option<String>,
     /// Lifetime of the root that the first start makes, at least twice an issuing authority's [default: 3650d]

@@ -50,8 +50,11 @@ fn build(aside: &Path, trust_domain: &TrustDomain, lifetimes: &Lifetimes, at: Ti
     let mut issuing = authority::new_issuing(trust_domain, &root, at, at, lifetimes.issuing)
         .map_err(authority::AuthorityError::from)?;
     let mut jwt = authority::new_jwt(at, at, lifetimes.jwt).map_err(authority::AuthorityError::from)?;
-    (issuing.row.activated_at, jwt.row.activated_at) = (Some(at), Some(at));
-    for authority in [&new_root, &issuing, &jwt] {
+    let mut token = authority::new_token(at, at, lifetimes.jwt).map_err(authority::AuthorityError::from)?;
+    for row in [&mut issuing.row, &mut jwt.row, &mut token.row] {
+        row.activated_at = Some(at);
+    }
+    for authority in [&new_root, &issuing, &jwt, &token] {
         keys.save(&authority.row.id, &authority.pkcs8)?;
     }
     keys.sync()?;
@@ -61,7 +64,7 @@ fn build(aside: &Path, trust_domain: &TrustDomain, lifetimes: &Lifetimes, at: Ti
     let chain = format!("ca-{}", id.get(24..).unwrap_or_default());
     let epoch = uuid::Uuid::now_v7().to_string();
     let origin = Head::origin(&chain, trust_domain.as_str(), root.hash());
-    let rows = [new_root.row, issuing.row, jwt.row];
+    let rows = [new_root.row, issuing.row, jwt.row, token.row];
     let hash = HEXLOWER.encode(root.hash());
     Store::create(aside, origin, &signer, at, |tx| -> Result<(), TxError> {
         tx.insert_trust_domain(trust_domain, root.hash(), &epoch, &chain)?;

@@ -16,7 +16,7 @@ async fn a_first_start_makes_all_and_a_later_one_loads_it() {
     let home = Home::new().await;
     assert!(home.opened.created);
     let verified = fixtures::verify(&home.opened.store).await.unwrap();
-    assert_eq!((verified.records, verified.heads), (4, 1));
+    assert_eq!((verified.records, verified.heads), (5, 1));
     let (root, chain) = (home.opened.root_hash, home.opened.authorities.current().issuing.chain().to_vec());
     let home = home.stop().await;
     home.clock.advance(Duration::from_secs(60));

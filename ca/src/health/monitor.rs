@@ -132,7 +132,7 @@ fn one_authority(authority: &Authority, now: Timestamp) -> (State, String) {
     // A successor takes over after three sevenths of the life; a root has none by itself.
     let share = match authority.kind {
         AuthorityKind::Root => 10,
-        AuthorityKind::Issuing | AuthorityKind::Jwt => 2,
+        AuthorityKind::Issuing | AuthorityKind::Jwt | AuthorityKind::Token => 2,
     };
     if left.is_zero() {
         (State::Unready, format!("the {kind} authority expired at {end}"))

@@ -299,16 +299,16 @@ async fn f15_a_log_that_is_missing_or_damaged_is_noticed_and_left_alone() {
     };
     let cases = [
         ("as it was", Some(log.clone()), None),
-        ("missing", None, Some("ends at audit record 4, but record 7 was durable")),
-        ("empty", Some(Vec::new()), Some("ends at audit record 4, but record 7 was durable")),
-        ("cut", Some(shorter(100)), Some("but record 7 was durable")),
-        ("another header", Some(flipped(20)), Some("ends at audit record 4, but record 7 was durable")),
+        ("missing", None, Some("ends at audit record 5, but record 8 was durable")),
+        ("empty", Some(Vec::new()), Some("ends at audit record 5, but record 8 was durable")),
+        ("cut", Some(shorter(100)), Some("but record 8 was durable")),
+        ("another header", Some(flipped(20)), Some("ends at audit record 5, but record 8 was durable")),
         (
             "a bit in the first page",
             Some(flipped(32 + 24 + 99)),
-            Some("ends at audit record 4, but record 7 was durable"),
+            Some("ends at audit record 5, but record 8 was durable"),
         ),
-        ("a bit in the last page", Some(flipped(log.len() - 5)), Some("but record 7 was durable")),
+        ("a bit in the last page", Some(flipped(log.len() - 5)), Some("but record 8 was durable")),
     ];
     for (name, damaged, expected) in cases {
         for (file, bytes) in &killed {

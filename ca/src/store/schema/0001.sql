@@ -17,12 +17,12 @@ CREATE TABLE trust_domain (
 -- Keys that sign. Private keys are files beside the database, named by `id`; none is in here. A row stays for
 -- good: the heads of the audit chain are verified against it.
 CREATE TABLE authority (
-    id            TEXT    PRIMARY KEY, -- issuing, root: hex of the subject key identifier; jwt: the `kid`
-    kind          TEXT    NOT NULL CHECK (kind IN ('root', 'issuing', 'jwt')),
-    certificate   BLOB    CHECK (certificate IS NOT NULL OR kind = 'jwt'), -- DER; NULL for jwt
+    id            TEXT    PRIMARY KEY, -- issuing, root: hex of the subject key identifier; jwt, token: the `kid`
+    kind          TEXT    NOT NULL CHECK (kind IN ('root', 'issuing', 'jwt', 'token')),
+    certificate   BLOB    CHECK (certificate IS NOT NULL OR kind IN ('jwt', 'token')), -- DER; NULL for jwt, token
     public_key    BLOB    NOT NULL,    -- SubjectPublicKeyInfo DER
     not_before    INTEGER NOT NULL,
-    not_after     INTEGER NOT NULL,    -- jwt: no document outlives it
+    not_after     INTEGER NOT NULL,    -- jwt, token: no document outlives it
     published_at  INTEGER NOT NULL,    -- prepared; root and jwt: in the bundle since
     active_from   INTEGER NOT NULL,    -- planned first use
     activated_at  INTEGER,             -- signs since
