@@ -260,6 +260,109 @@ pub fn access_token_claims(data: &[u8]) {
     assert_eq!(claims.get("client_id").and_then(serde_json::Value::as_str), Some(caller.id().as_str()));
 }
 
+/// A key set that can be read is written so that it reads back as the same, with nothing skipped.
+#[cfg(feature = "jwt")]
+pub fn issuer_keys(data: &[u8]) {
+    use crate::jwt::user_issuers::IssuerKeys;
+    match IssuerKeys::parse_jwks(data) {
+        Ok(keys) => {
+            let again = IssuerKeys::parse_jwks(keys.to_jwks().as_bytes());
+            assert!(again.is_ok_and(|again| again.key_ids().eq(keys.key_ids()) && again.skipped().is_empty()));
+        }
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+}
+
+/// Claims signed by an issuer of users: what is taken has all that is required, lives a day at most, and makes nobody a service.
+#[cfg(feature = "jwt")]
+pub fn user_token_claims(data: &[u8]) {
+    use crate::jwt::user_token::{UserTokenError, UserTokenKind};
+    let Some(issuer) = user_issuer::get() else { return };
+    for token_type in ["JWT", "at+jwt"] {
+        let user = match issuer.ask(token_type, data) {
+            Ok(user) => user,
+            Err(error) => {
+                assert!(UserTokenError::CODES.contains(&error.code()));
+                assert!(!error.to_string().contains('\n'));
+                continue;
+            }
+        };
+        assert!(SpiffeId::parse(user.subject()).is_err() && SpiffeId::parse(user.user().as_str()).is_err());
+        assert_eq!(crate::user::UserId::parse(user.user().as_str()).as_ref(), Ok(user.user()));
+        let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(data).unwrap_or_default();
+        for claim in ["iss", "sub", "aud", "iat", "exp"] {
+            assert!(claims.contains_key(claim));
+        }
+        assert_eq!(claims.get("sub").and_then(serde_json::Value::as_str), Some(user.subject()));
+        assert!(!claims.contains_key("cnf") && !claims.contains_key("events"));
+        assert!(user.scope().is_none() || user.kind() == UserTokenKind::AccessToken);
+        let life = user.expires_at().unix_seconds() - user.issued_at().unix_seconds();
+        assert!((1..=86_400).contains(&life) && user.expires_at().unix_seconds() + 30 > NOW.unix_seconds());
+    }
+}
+
+/// An issuer of users whose key is at hand, so that a signature is no obstacle.
+#[cfg(feature = "jwt")]
+mod user_issuer {
+    use std::sync::LazyLock;
+
+    use aws_lc_rs::{
+        encoding::AsDer,
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+    };
+    use base64ct::{Base64UrlUnpadded, Encoding};
+    use serde_json::{Value, json};
+
+    use super::NOW;
+    use crate::{
+        jwt::{
+            Algorithm, JwtError,
+            user_issuers::{IssuerKeys, UserIssuer, UserIssuerSettings, UserIssuers},
+            user_token::{self, UserTokenError, VerifiedUser},
+        },
+        spiffe::PublicKey,
+        user::IssuerName,
+    };
+
+    pub(super) struct Issuer {
+        issuers: UserIssuers,
+        key: EcdsaKeyPair,
+    }
+
+    pub(super) fn get() -> Option<&'static Issuer> {
+        static ISSUER: LazyLock<Option<Issuer>> = LazyLock::new(make);
+        ISSUER.as_ref()
+    }
+
+    fn make() -> Option<Issuer> {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).ok()?;
+        let mut jwk = PublicKey::from_spki(key.public_key().as_der().ok()?.as_ref()).ok()?.to_jwk();
+        jwk.insert("kid".into(), "k".into());
+        let keys = IssuerKeys::parse_jwks(json!({ "keys": [Value::Object(jwk)] }).to_string().as_bytes()).ok()?;
+        let settings = UserIssuerSettings {
+            name: IssuerName::parse("i").ok()?,
+            url: "https://i".into(),
+            audiences: vec!["a".into()],
+            algorithms: vec![Algorithm::Es256],
+            roles_claim: Some("/r/r".into()),
+        };
+        let issuers = UserIssuers::new(vec![UserIssuer::new(settings, &keys).ok()?]).ok()?;
+        Some(Issuer { issuers, key })
+    }
+
+    impl Issuer {
+        pub(super) fn ask(&self, token_type: &str, claims: &[u8]) -> Result<VerifiedUser, UserTokenError> {
+            let header = format!(r#"{{"alg":"ES256","kid":"k","typ":"{token_type}"}}"#);
+            let input = [header.as_bytes(), claims].map(Base64UrlUnpadded::encode_string).join(".");
+            let signature =
+                self.key.sign(&SystemRandom::new(), input.as_bytes()).map_err(|_| JwtError::BadSignature)?;
+            let signature = Base64UrlUnpadded::encode_string(signature.as_ref());
+            user_token::verify(&format!("{input}.{signature}"), &self.issuers, NOW)
+        }
+    }
+}
+
 /// A service with keys that are known here, so that a signature is no obstacle.
 #[cfg(all(feature = "policy-file", feature = "jwt"))]
 mod service {

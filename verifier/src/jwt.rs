@@ -1,4 +1,4 @@
-//! JWT-SVIDs: verification (JWT-SVID, RFC 7515, RFC 7519), and the pieces that a CA signs them with.
+//! JWT-SVIDs: verification (JWT-SVID, RFC 7515, RFC 7519), and the pieces that a CA signs them with; transaction tokens; tokens about users.
 //!
 //! A JWT-SVID is a bearer token: who sees it can use it until it expires, with every service in its audience. Between
 //! services prefer X.509-SVIDs; take JWT-SVIDs where TLS ends before the service does.
@@ -11,6 +11,8 @@ pub mod self_signed;
 pub(crate) mod shared_secret;
 mod token;
 pub mod txn_token;
+pub mod user_issuers;
+pub mod user_token;
 
 #[cfg(test)]
 mod tests;

@@ -37,4 +37,5 @@ mod strict_json;
 pub mod tls;
 #[cfg(feature = "jwt")]
 pub mod txn_tokens;
+pub mod user;
 pub mod x509;

@@ -8,6 +8,8 @@ mod pattern;
 mod trust_domain;
 
 pub use crate::strict_json::JsonError;
+#[cfg(feature = "jwt")]
+pub(crate) use bundle::PRIVATE_JWK_MEMBERS;
 pub(crate) use bundle::pem;
 pub use bundle::{
     AuthorityError, BundleError, JwtAuthority, MAX_BUNDLE_BYTES, MAX_BUNDLE_KEYS, MAX_KEY_ID_BYTES, Skipped,

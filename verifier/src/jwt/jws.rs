@@ -57,12 +57,14 @@ impl Algorithm {
         }
     }
 
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
+    /// The one of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
     /// ES* are tied to one curve each (RFC 7518 §3.4).
-    fn fits(self, key: &PublicKey) -> bool {
+    pub(super) fn fits(self, key: &PublicKey) -> bool {
         match (self, key.kind()) {
             (Self::Es256, Kind::Ec { curve, .. }) => *curve == Curve::P256,
             (Self::Es384, Kind::Ec { curve, .. }) => *curve == Curve::P384,
@@ -99,7 +101,7 @@ impl fmt::Display for Algorithm {
 /// A compact token whose header is read: it says which key to look for, and nothing else. Every kind of token begins so.
 #[derive(Clone)]
 pub(crate) struct Compact<'t> {
-    // INVARIANT: no members but `alg`, `kid` and `typ`.
+    // INVARIANT: no members but `alg`, `kid`, `typ`, and those of `tolerated`.
     header: Map<String, Value>,
     payload: &'t str,
     signature: &'t str,
@@ -114,6 +116,11 @@ pub(super) const ES256_SIGNATURE_TEXT: usize = 87;
 impl<'t> Compact<'t> {
     /// Bounds, form and header, in this order.
     pub(crate) fn parse(token: &'t str) -> Result<Self, JwtError> {
+        Self::parse_tolerating(token, &[])
+    }
+
+    /// The same, with members of the header that may be there, as texts, and are not looked at.
+    pub(crate) fn parse_tolerating(token: &'t str, tolerated: &[&str]) -> Result<Self, JwtError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JwtError::TooLarge { bytes: token.len() });
         }
@@ -127,10 +134,20 @@ impl<'t> Compact<'t> {
             return Err(JwtError::Parts { count: token.split('.').count() });
         };
         let signing_input = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
-        let header = object(Part::Header, header)?;
-        match header.keys().find(|member| !matches!(member.as_str(), "alg" | "kid" | "typ")) {
-            Some(member) => Err(JwtError::HeaderMember { member: cut(member) }),
-            None => Ok(Self { header, payload, signature, signing_input }),
+        let compact = Self { header: object(Part::Header, header)?, payload, signature, signing_input };
+        compact.tolerate_only(tolerated)?;
+        Ok(compact)
+    }
+
+    /// No member of the header beside the three but these, and those texts.
+    pub(crate) fn tolerate_only(&self, tolerated: &[&str]) -> Result<(), JwtError> {
+        let fits = |(member, value): &(&String, &Value)| {
+            matches!(member.as_str(), "alg" | "kid" | "typ")
+                || tolerated.contains(&member.as_str()) && value.is_string()
+        };
+        match self.header.iter().find(|entry| !fits(entry)) {
+            Some((member, _)) => Err(JwtError::HeaderMember { member: cut(member) }),
+            None => Ok(()),
         }
     }
 

@@ -35,7 +35,7 @@ impl Keys {
     }
 }
 
-fn sign(key: &Key, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
+pub(crate) fn sign(key: &Key, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
     let ec = |fixed: &'static EcdsaSigningAlgorithm| {
         let pair = EcdsaKeyPair::from_pkcs8(fixed, &key.pkcs8()).unwrap();
         pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()

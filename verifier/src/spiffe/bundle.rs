@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 
 pub use self::authority::{JwtAuthority, X509Authority};
 pub use self::error::{AuthorityError, BundleError, Skipped};
+#[cfg(feature = "jwt")]
+pub(crate) use self::spiffe_json::PRIVATE_JWK_MEMBERS;
 use super::TrustDomain;
 
 /// The public keys by which the SVIDs of one trust domain are verified.

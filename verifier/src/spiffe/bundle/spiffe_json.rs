@@ -24,7 +24,7 @@ const X509_SVID: &str = "x509-svid";
 const JWT_SVID: &str = "jwt-svid";
 
 /// Members of a JWK that hold something private (RFC 7518 §6; `priv` is that of the post-quantum key type `AKP`).
-const PRIVATE_MEMBERS: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
+pub(crate) const PRIVATE_JWK_MEMBERS: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 
 /// An array of objects with arrays: 3. The rest is for members that others may define.
 const MAX_DEPTH: usize = 16;
@@ -63,7 +63,7 @@ pub(super) fn read(trust_domain: TrustDomain, document: &[u8], keys: Keys) -> Re
 fn refuse_private_keys(entries: &[Value]) -> Result<(), BundleError> {
     for (entry, value) in entries.iter().enumerate() {
         let members = value.as_object().into_iter().flat_map(Map::keys);
-        if let Some(member) = members.into_iter().find(|member| PRIVATE_MEMBERS.contains(&member.as_str())) {
+        if let Some(member) = members.into_iter().find(|member| PRIVATE_JWK_MEMBERS.contains(&member.as_str())) {
             return Err(BundleError::PrivateKey { entry, member: member.clone() });
         }
     }
