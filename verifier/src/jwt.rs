@@ -6,6 +6,7 @@
 pub mod access_token;
 mod error;
 mod jws;
+mod key_set;
 mod scope;
 pub mod self_signed;
 pub(crate) mod shared_secret;
@@ -20,6 +21,7 @@ mod tests;
 pub use error::{JwtError, Part};
 pub use jws::{Algorithm, SigningInput};
 pub(crate) use jws::{Compact, cut};
+pub use key_set::to_jwks;
 pub use scope::{is_scope, is_scope_word};
 pub use shared_secret::{Claimed, mint as mint_shared_secret_token};
 pub use token::{LEEWAY, MAX_AUDIENCES, MAX_NUMBER, MAX_TOKEN_BYTES, UnverifiedJwt, VerifiedJwt, verify};

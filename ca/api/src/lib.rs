@@ -16,6 +16,7 @@ mod placement;
 mod reason;
 mod refusal;
 mod selector;
+pub mod token_exchange;
 
 pub use ca_address::{CaAddress, CaAddressError};
 pub use identity::{RESERVED_SEGMENT, ca_id, node_id, node_name_of};

@@ -1,5 +1,6 @@
 //! Transaction tokens (draft-ietf-oauth-transaction-tokens): for whom a request is made, signed by the trust domain's token service.
 
+mod facts;
 mod mint;
 mod requesters;
 #[cfg(test)]
@@ -10,7 +11,11 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-pub use self::{mint::TxnClaims, requesters::MOST_REQUESTERS};
+pub use self::{
+    facts::{FactsError, MAX_FACTS_BYTES, MAX_FACTS_DEPTH, read_facts},
+    mint::TxnClaims,
+    requesters::MOST_REQUESTERS,
+};
 use super::{
     JwtError, LEEWAY, is_scope,
     jws::{Compact, Jws},

@@ -16,8 +16,19 @@ pub struct VerifiedPeer {
     pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
     pub(super) serial: SerialNumber,
+    pub(super) spki: PeerKey,
     pub(super) spki_sha256: [u8; 32],
     pub(super) authority_sha256: [u8; 32],
+}
+
+/// A SubjectPublicKeyInfo in DER, shared by the clones of a peer.
+#[derive(Clone, Eq, PartialEq)]
+pub(super) struct PeerKey(pub(super) Arc<[u8]>);
+
+impl fmt::Debug for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PeerKey(..)")
+    }
 }
 
 impl VerifiedPeer {
@@ -43,6 +54,12 @@ impl VerifiedPeer {
     #[must_use]
     pub fn serial(&self) -> SerialNumber {
         self.serial
+    }
+
+    /// The leaf's public key (SubjectPublicKeyInfo in DER), by which what the peer signs about itself is verified.
+    #[must_use]
+    pub fn spki(&self) -> &[u8] {
+        &self.spki.0
     }
 
     /// SHA-256 of the leaf's public key (SubjectPublicKeyInfo).

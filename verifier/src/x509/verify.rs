@@ -9,7 +9,7 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use super::certificate::CertificateView;
 use super::chain::{MAX_LOOK_ALIKES, PresentedChain};
 use super::error::{Link, VerifyError};
-use super::peer::{SerialNumber, VerifiedPeer};
+use super::peer::{PeerKey, SerialNumber, VerifiedPeer};
 use super::profile::{self, ProfileError};
 use crate::clock::Timestamp;
 use crate::spiffe::{BundleSet, SpiffeId, TrustBundle, X509Authority};
@@ -152,6 +152,7 @@ impl Attempt<'_> {
             not_before: self.leaf.not_before().max(root.not_before()),
             not_after: self.leaf.not_after().min(root.not_after()),
             serial: SerialNumber::new(self.leaf.serial()),
+            spki: PeerKey(self.leaf.spki().into()),
             spki_sha256: super::sha256(self.leaf.spki()),
             authority_sha256: *root.sha256(),
         };
