@@ -114,6 +114,15 @@ fn explain_names_the_rule_or_the_nearest() {
     let (_, out, _) = explain(&[&photo[..], &["--fact", "owner=jane", "--output", "json"]].concat());
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&json["answer"], &json["why"]), (&"deny".into(), &"condition-false".into()), "{out}");
+    // A user who calls is no service, and says so with a proof of users alone.
+    let (code, out, _) = explain(&["--caller", "corp:charlie", "--op", "GET /v1/watch"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("the user `corp:charlie` calls, and the rule is for services"), "{out}");
+    let (code, _, err) = explain(&["--caller", "corp:charlie", "--op", "GET /v1/watch", "--proof", "x509"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("`x509` proves a service, and the caller is a user"), "{err}");
+    let (code, _, err) = explain(&["--caller", "/export", "--op", "GET /v1/watch", "--scope", "a"]);
+    assert_eq!(code, 2, "{err}");
     let (code, _, err) = explain(&["--caller", "/export", "--op", "GET /a/../b"]);
     assert_eq!(code, 2, "{err}");
     assert!(err.contains("segment `.` or `..` at offset 3"), "{err}");

@@ -110,7 +110,7 @@ impl HeaderView for Authorization<'_> {
 
 fn is_caller(service: &Authenticators, value: &str, at: Timestamp) -> bool {
     let headers = Authorization(value.as_bytes());
-    let presented = Presented { connection: None, headers: &headers, address: None, at };
+    let presented = Presented { connection: None, session: None, headers: &headers, address: None, at };
     service.authenticate(&presented).is_ok_and(|caller| caller.is_some())
 }
 

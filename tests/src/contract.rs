@@ -136,12 +136,14 @@ fn ca_reasons() -> String {
 /// What the verifier refuses with.
 fn verifier_reasons() -> String {
     use bonafide_verifier::{jwt, spiffe, x509};
-    let lists: [(&str, &[&str]); 5] = [
+    let lists: [(&str, &[&str]); 7] = [
         ("chain", x509::VerifyError::CODES),
         ("certificate", x509::profile::ProfileError::CODES),
         ("bundle", spiffe::BundleError::CODES),
         ("entry of a bundle", spiffe::AuthorityError::CODES),
         ("token", jwt::JwtError::CODES),
+        ("user's token", jwt::user_token::UserTokenError::CODES),
+        ("transaction token", bonafide_verifier::txn_tokens::TxnTokenError::CODES),
     ];
     let mut text = "| about | codes |\n| --- | --- |\n".to_owned();
     for (about, codes) in lists {

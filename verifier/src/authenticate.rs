@@ -7,6 +7,8 @@
 //!   for access tokens, or of a JWT authority, and of one alone.
 //! - Two credentials that name two callers are refused. Of two that name one, the stronger counts, and the roles come from it alone.
 //! - Behind a proxy that is named with [`Builder::via`], the request's one bearer credential says who the caller is.
+//! - At an edge ([`Builder::users_from`], [`Builder::sessions`]) a request may carry a user's own credential. Alone it makes the user the caller.
+//!   Beside a service's X.509-SVID the service is the caller and acts for that user. Beside any other credential it is refused.
 //! - Audiences are the names that the server was given, never what the request calls it.
 //!
 //! ```
@@ -29,6 +31,7 @@ mod bearer;
 mod builder;
 mod error;
 mod headers;
+mod session;
 mod single_use;
 #[cfg(feature = "jwt")]
 mod verified_tokens;
@@ -54,9 +57,10 @@ pub use self::{
     builder::Builder,
     error::{AuthenticateError, AuthenticatorsError, Refusal},
     headers::{Found, HeaderView, NoHeaders},
+    session::SessionUser,
 };
-#[cfg(feature = "jwt")]
-use crate::spiffe::JwtAuthority;
+#[cfg(all(feature = "tower", feature = "tokio"))]
+pub(crate) use self::{headers::bearer_token, session::ProofKindOfToken};
 use crate::{
     api_key::{self, ApiKeyError},
     caller::{Caller, Proof, ProofKind},
@@ -66,12 +70,16 @@ use crate::{
     spiffe::{SpiffeId, TrustDomain},
     x509::VerifiedPeer,
 };
+#[cfg(feature = "jwt")]
+use crate::{jwt::user_issuers::UserIssuers, spiffe::JwtAuthority};
 
 /// What a request carries. Nothing of it is believed yet, but the peer of the connection, whom the handshake verified.
 #[derive(Clone, Copy)]
 pub struct Presented<'a> {
     /// Who is at the other end of the connection, if it proved itself.
     pub connection: Option<&'a VerifiedPeer>,
+    /// The user of the program's own session, if it has found the request to be of one.
+    pub session: Option<&'a SessionUser>,
     /// The headers, or [`NoHeaders`].
     pub headers: &'a dyn HeaderView,
     /// Where the connection comes from: for the limit that stands before signature checks. All without one share one.
@@ -94,6 +102,9 @@ struct Shared {
     #[cfg(feature = "jwt")]
     token_issuer: Option<String>,
     takes_keys: bool,
+    #[cfg(feature = "jwt")]
+    takes_users: bool,
+    takes_sessions: bool,
     api_key_header: Option<String>,
     via: Vec<SpiffeId>,
     keys: ArcSwap<Keys>,
@@ -114,6 +125,8 @@ struct Keys {
     records: KeyRecords,
     #[cfg(feature = "jwt")]
     of_token_service: Vec<JwtAuthority>,
+    #[cfg(feature = "jwt")]
+    user_issuers: UserIssuers,
 }
 
 /// A credential that is good, and what is to be done once the request has a caller.
@@ -140,12 +153,31 @@ impl Authenticators {
     /// When any credential in the request is bad, when they contradict each other, or when there is no way to tell.
     pub fn authenticate(&self, presented: &Presented<'_>) -> Result<Option<Caller>, AuthenticateError> {
         let connection = self.of_connection(presented)?;
-        let bearers = [self.of_authorization(presented)?, self.of_api_key_header(presented)?];
+        let [bearer, key] = [self.of_authorization(presented)?, self.of_api_key_header(presented)?];
+        let session = self.of_session(presented)?;
+        let (user, bearer) = match bearer {
+            Some(accepted) if accepted.caller.user().is_some() => (Some(accepted), None),
+            bearer => (None, bearer),
+        };
+        let user = match (user, session) {
+            (Some(_), Some(_)) => return Err(AuthenticateError::UsersDisagree),
+            (user, session) => user.or(session),
+        };
+        let bearers = [bearer, key];
+        if let Some(user) = user {
+            return self.with_user(connection, bearers, user).map(Some);
+        }
         let accepted = match connection {
-            Some(proxy) if self.0.via.contains(proxy.caller.id()) => Some(passed_on(&proxy.caller, bearers)?),
-            connection => {
+            Some(connection) => match self.proxy(&connection.caller) {
+                Some(proxy) => Some(passed_on(&connection.caller, proxy, bearers)?),
+                None => {
+                    let [one, other] = bearers;
+                    stronger(Some(connection), stronger(one, other)?)?
+                }
+            },
+            None => {
                 let [one, other] = bearers;
-                stronger(connection, stronger(one, other)?)?
+                stronger(one, other)?
             }
         };
         let Some(accepted) = accepted else { return Ok(None) };
@@ -190,6 +222,8 @@ impl Authenticators {
             records: records.with_uses_of(&keys.records),
             #[cfg(feature = "jwt")]
             of_token_service: keys.of_token_service.clone(),
+            #[cfg(feature = "jwt")]
+            user_issuers: keys.user_issuers.clone(),
         }));
         Ok(())
     }
@@ -202,11 +236,83 @@ impl Authenticators {
     pub fn replace_access_token_keys(&self, of_token_service: Vec<JwtAuthority>) -> Result<(), AuthenticatorsError> {
         let _one_at_a_time = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = self.0.keys.load_full();
-        let keys =
-            Keys { version: earlier.version.wrapping_add(1), records: earlier.records.clone(), of_token_service };
+        let keys = Keys {
+            version: earlier.version.wrapping_add(1),
+            records: earlier.records.clone(),
+            of_token_service,
+            user_issuers: earlier.user_issuers.clone(),
+        };
         builder::check_keys(&self.0.rules(), &keys.records, &keys)?;
         self.0.keys.store(Arc::new(keys));
         Ok(())
+    }
+
+    /// Takes other issuers of users, or other keys of theirs, from now on. What was verified under the earlier ones is verified again.
+    ///
+    /// # Errors
+    /// When one is the own token service; the earlier ones stay.
+    #[cfg(feature = "jwt")]
+    pub fn replace_user_issuers(&self, user_issuers: UserIssuers) -> Result<(), AuthenticatorsError> {
+        let _one_at_a_time = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        builder::check_user_issuers(&user_issuers, self.0.token_issuer.as_deref())?;
+        let earlier = self.0.keys.load_full();
+        self.0.keys.store(Arc::new(Keys {
+            version: earlier.version.wrapping_add(1),
+            records: earlier.records.clone(),
+            of_token_service: earlier.of_token_service.clone(),
+            user_issuers,
+        }));
+        Ok(())
+    }
+
+    /// Whether a connection is from inside: of a service of the own trust domain that is no proxy, which passes on what strangers say.
+    #[cfg(all(feature = "tower", feature = "tokio"))]
+    pub(crate) fn is_inside(&self, peer: &VerifiedPeer) -> bool {
+        peer.id().trust_domain() == &self.0.trust_domain && !self.0.via.contains(peer.id())
+    }
+
+    /// The trusted proxy that this is, if it is one.
+    fn proxy(&self, caller: &Caller) -> Option<&SpiffeId> {
+        let id = caller.service()?;
+        self.0.via.iter().find(|proxy| *proxy == id)
+    }
+
+    /// Who calls when a request carries a user's own credential.
+    fn with_user(
+        &self,
+        connection: Option<Accepted>,
+        others: [Option<Accepted>; 2],
+        user: Accepted,
+    ) -> Result<Caller, AuthenticateError> {
+        let other = others.into_iter().flatten().next();
+        if let Some(connection) = &connection
+            && let Some(proxy) = self.proxy(&connection.caller)
+        {
+            return passed_on(&connection.caller, proxy, [Some(user), other]).map(|accepted| accepted.caller);
+        }
+        match (connection, other) {
+            (_, Some(other)) => Err(AuthenticateError::CallersDisagree {
+                one: other.caller.id().clone(),
+                other: user.caller.id().clone(),
+            }),
+            (None, None) => Ok(user.caller),
+            (Some(service), None) => Ok(match user.caller.presented_user() {
+                Some(user) => service.caller.acting_for(user.clone()),
+                None => service.caller,
+            }),
+        }
+    }
+
+    fn of_session(&self, presented: &Presented<'_>) -> Result<Option<Accepted>, AuthenticateError> {
+        let Some(session) = presented.session else { return Ok(None) };
+        if !self.0.takes_sessions {
+            return Err(AuthenticateError::SessionNotTaken);
+        }
+        let ended_at = session.user().valid_until();
+        if presented.at >= ended_at {
+            return Err(AuthenticateError::SessionEnded { ended_at, now: presented.at });
+        }
+        Ok(Some(Accepted::without_record(Caller::of_user(session.user().clone()))))
     }
 
     fn of_connection(&self, presented: &Presented<'_>) -> Result<Option<Accepted>, AuthenticateError> {
@@ -277,7 +383,7 @@ impl Shared {
 
     #[cfg(feature = "jwt")]
     fn takes_bearers(&self) -> bool {
-        self.takes_keys || self.jwt_svids || self.token_issuer.is_some()
+        self.takes_keys || self.jwt_svids || self.token_issuer.is_some() || self.takes_users
     }
 
     #[cfg(not(feature = "jwt"))]
@@ -315,11 +421,11 @@ fn once<'p>(presented: &Presented<'p>, name: &str) -> Result<Option<&'p [u8]>, A
 }
 
 /// The caller of a request that a trusted proxy passed on: that of its one bearer credential.
-fn passed_on(proxy: &Caller, bearers: [Option<Accepted>; 2]) -> Result<Accepted, AuthenticateError> {
-    let wrong = |count| AuthenticateError::ViaCredentials { proxy: proxy.id().clone(), count };
+fn passed_on(proxy: &Caller, id: &SpiffeId, bearers: [Option<Accepted>; 2]) -> Result<Accepted, AuthenticateError> {
+    let wrong = |count| AuthenticateError::ViaCredentials { proxy: id.clone(), count };
     match bearers {
         [Some(accepted), None] | [None, Some(accepted)] => {
-            let caller = accepted.caller.clone().until(proxy.valid_until()).with_via(proxy.id().clone());
+            let caller = accepted.caller.clone().until(proxy.valid_until()).with_via(id.clone());
             Ok(Accepted { caller, ..accepted })
         }
         [None, None] => Err(wrong(0)),

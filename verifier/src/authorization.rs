@@ -32,6 +32,8 @@ use crate::{
 pub use self::reload::{PolicyFiles, ReloadState};
 #[cfg(feature = "jwt")]
 use crate::txn_tokens::TxnTokens;
+#[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
+use crate::user::PresentedUser;
 
 /// Who callers are, what they may do, and what is written down of it. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -96,6 +98,17 @@ pub struct Granted {
     pub trace: Option<TraceId>,
     /// The rule that allows it waits for facts: the handler may look, and must ask [`Authorization::authorize_with`] before it does or tells anything.
     pub waits_for_facts: bool,
+}
+
+/// What came of exchanging a request's own user for a transaction token.
+#[derive(Clone, Debug)]
+#[cfg_attr(
+    not(all(feature = "jwt", feature = "tower", feature = "tokio")),
+    allow(dead_code, reason = "the edge layer makes one")
+)]
+pub(crate) enum Exchanged {
+    For(OnBehalfOf),
+    Failed(Refusal, &'static str),
 }
 
 /// A request that may not. `refusal` is what the caller is told, `reason` is for records.
@@ -193,6 +206,15 @@ impl Authorization {
     /// # Errors
     /// When the request may not go on.
     pub fn authorize(&self, attempt: &Attempt<'_>) -> Result<Granted, Refused> {
+        self.authorize_exchanged(attempt, None)
+    }
+
+    /// The same with what came of the exchange of the request's own user, where there was one.
+    pub(crate) fn authorize_exchanged(
+        &self,
+        attempt: &Attempt<'_>,
+        exchanged: Option<&Exchanged>,
+    ) -> Result<Granted, Refused> {
         let began = self.0.clock.boot();
         let mut record = Record::new(attempt.presented.at, attempt.recorded, Outcome::Allowed, "");
         record.service = self.0.service.as_ref();
@@ -204,15 +226,26 @@ impl Authorization {
         };
         record.caller = Some(&caller);
         #[cfg(feature = "jwt")]
-        let on_behalf_of = match self.on_behalf_of(&attempt.presented) {
+        let on_behalf_of = match self.on_behalf_of(&attempt.presented, &caller) {
             Ok(on_behalf_of) => on_behalf_of,
             Err((refusal, reason)) => return Err(self.refuse(record, began, refusal, reason)),
         };
         #[cfg(not(feature = "jwt"))]
         let on_behalf_of: Option<OnBehalfOf> = None;
-        let user = on_behalf_of.as_ref();
-        record.transaction = user.map(OnBehalfOf::txn);
-        let user = user.map(User::from);
+        let on_behalf_of = match exchanged {
+            None => on_behalf_of,
+            Some(Exchanged::Failed(refusal, reason)) => {
+                record.user = caller.presented_user().map(|user| user.id().as_str());
+                return Err(self.refuse(record, began, *refusal, reason));
+            }
+            // It is of this very request's user, or a mistake.
+            Some(Exchanged::For(user)) if is_of(user, &caller) && on_behalf_of.is_none() => Some(user.clone()),
+            Some(Exchanged::For(_)) => {
+                return Err(self.refuse(record, began, Refusal::Broken, "exchanged-for-another"));
+            }
+        };
+        record.transaction = on_behalf_of.as_ref().map(OnBehalfOf::txn);
+        let user = user_of(&caller, on_behalf_of.as_ref(), attempt.presented.at);
         let access =
             Access { caller: &caller, user, operation: attempt.operation, facts: None, at: attempt.presented.at };
         let effect = self.decide(&access, record, began)?;
@@ -220,10 +253,25 @@ impl Authorization {
         Ok(Granted { waits_for_facts, caller, on_behalf_of, trace: attempt.trace })
     }
 
-    /// A present but bad token is never taken for none (`authorization.md` §4.1).
+    /// A present but bad token is never taken for none (`authorization.md` §4.1). One is passed on between services of the trust domain and comes from
+    /// nowhere else, however good it is: not from a user, and not from another trust domain's service.
     #[cfg(feature = "jwt")]
-    fn on_behalf_of(&self, presented: &Presented<'_>) -> Result<Option<OnBehalfOf>, (Refusal, &'static str)> {
+    fn on_behalf_of(
+        &self,
+        presented: &Presented<'_>,
+        caller: &Caller,
+    ) -> Result<Option<OnBehalfOf>, (Refusal, &'static str)> {
         let Some(users) = &self.0.users else { return Ok(None) };
+        let own = self.0.authenticators.trust_domain();
+        let inside = caller.service().is_some_and(|id| id.trust_domain() == own);
+        if presented.headers.find(crate::jwt::txn_token::HEADER) != authenticate::Found::Absent {
+            if !inside {
+                return Err((Refusal::Denied, "txn-token-from-outside"));
+            }
+            if caller.presented_user().is_some() {
+                return Err((Refusal::Malformed, "two-users"));
+            }
+        }
         users.find(presented.headers, presented.at).map_err(|error| {
             let refusal = if error.is_denial() { Refusal::Denied } else { Refusal::Malformed };
             (refusal, error.code())
@@ -237,6 +285,39 @@ impl Authorization {
         record.caller = Some(&granted.caller);
         record.transaction = granted.on_behalf_of.as_ref().map(OnBehalfOf::txn);
         record
+    }
+
+    /// The user whom the edge layer is to exchange for a transaction token with this scope, before the request is decided: the one whom its own credential
+    /// names, if the request will then be allowed, as far as can be told. Records nothing.
+    #[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
+    pub(crate) fn to_be_exchanged(
+        &self,
+        attempt: &Attempt<'_>,
+        scope: impl Fn(&PresentedUser) -> String,
+    ) -> Option<(PresentedUser, String)> {
+        let caller = self.0.authenticators.authenticate(&attempt.presented).ok().flatten()?;
+        let presented = caller.presented_user()?;
+        if self.on_behalf_of(&attempt.presented, &caller).is_err() {
+            return None;
+        }
+        let active = self.0.policy.load_full()?;
+        let scope = scope(presented);
+        let user = Some(User { sub: presented.id().as_str(), scope: Some(&scope) });
+        let (operation, at) = (attempt.operation, attempt.presented.at);
+        let decision = active.policy.decide(&Access { caller: &caller, user, operation, facts: None, at });
+        (!matches!(decision.effect, Effect::Deny(_))).then(|| (presented.clone(), scope))
+    }
+
+    /// What transaction tokens are verified by, and the service that asks for them.
+    #[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
+    pub(crate) fn txn_tokens(&self) -> Option<&TxnTokens> {
+        self.0.users.as_ref()
+    }
+
+    /// The service's own SPIFFE ID, if it was given.
+    #[must_use]
+    pub fn service(&self) -> Option<&SpiffeId> {
+        self.0.service.as_ref()
     }
 
     /// Decides for one who is already known: in a handler, with facts about the thing that was asked for, or about an action
@@ -453,14 +534,30 @@ pub struct ShadowPolicy;
 impl Granted {
     /// What the policy looks at.
     fn access<'a>(&'a self, operation: Operation<'a>, at: Timestamp) -> Access<'a> {
-        let user = self.on_behalf_of.as_ref().filter(|user| at < user.valid_until()).map(User::from);
-        Access { caller: &self.caller, user, operation, facts: None, at }
+        Access { caller: &self.caller, user: self.user(at), operation, facts: None, at }
     }
+
+    /// The user of the request at this time: of its transaction token, or the one whom its own credential names.
+    #[must_use]
+    pub fn user(&self, at: Timestamp) -> Option<User<'_>> {
+        user_of(&self.caller, self.on_behalf_of.as_ref(), at)
+    }
+}
+
+/// A transaction's user as long as the token is valid, then the one of the request's own credential as long as that is.
+fn user_of<'u>(caller: &'u Caller, on_behalf_of: Option<&'u OnBehalfOf>, at: Timestamp) -> Option<User<'u>> {
+    let of_transaction = on_behalf_of.filter(|user| at < user.valid_until()).map(User::from);
+    of_transaction.or_else(|| caller.presented_user().filter(|user| at < user.valid_until()).map(User::from))
+}
+
+/// Whether a transaction is of the user whom the caller's own credential names.
+fn is_of(exchanged: &OnBehalfOf, caller: &Caller) -> bool {
+    caller.presented_user().is_some_and(|user| user.id().as_str() == exchanged.sub())
 }
 
 impl<'u> From<&'u OnBehalfOf> for User<'u> {
     fn from(user: &'u OnBehalfOf) -> Self {
-        Self { sub: user.sub(), scope: user.scope() }
+        Self { sub: user.sub(), scope: Some(user.scope()) }
     }
 }
 

@@ -5,35 +5,108 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{clock::Timestamp, spiffe::SpiffeId};
+use crate::{
+    clock::Timestamp,
+    spiffe::SpiffeId,
+    user::{PresentedUser, UserId},
+};
 
-/// Who calls: one SPIFFE ID, what it may act as, and how it proved that. Cloning is cheap; holds no secret.
+/// Who calls: a service, or at an edge a user; what it may act as, and how it proved that. Cloning is cheap; holds no secret.
+///
+/// The two are never mistaken for each other: [`Caller::service`] is none for a user and [`Caller::user`] none for a service.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Caller(Arc<Facts>);
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Facts {
-    id: SpiffeId,
+    id: CallerId,
     granted: Roles,
     asserted: Option<Roles>,
     proof: Proof,
     token_id: Option<Arc<str>>,
     via: Option<SpiffeId>,
+    presents: Option<PresentedUser>,
     valid_until: Timestamp,
 }
 
+/// A service or a user.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum CallerId {
+    /// A service, by its SPIFFE ID.
+    Service(SpiffeId),
+    /// A user with no service in front, by issuer and subject.
+    User(UserId),
+}
+
+impl CallerId {
+    /// As in records: `spiffe://example.org/photo` for a service, `corp:charlie` for a user. No text is both.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Service(id) => id.as_str(),
+            Self::User(id) => id.as_str(),
+        }
+    }
+
+    /// The service.
+    #[must_use]
+    pub fn service(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Service(id) => Some(id),
+            Self::User(_) => None,
+        }
+    }
+
+    /// The user.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::User(id) => Some(id),
+            Self::Service(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for CallerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl Caller {
-    /// A caller without roles of its own: those of the policy's `[roles]` are found by its ID.
+    /// A service without roles of its own: those of the policy's `[roles]` are found by its ID.
     pub(crate) fn new(id: SpiffeId, proof: Proof, valid_until: Timestamp) -> Self {
         Self(Arc::new(Facts {
-            id,
+            id: CallerId::Service(id),
             granted: Roles::default(),
             asserted: None,
             proof,
             token_id: None,
             via: None,
+            presents: None,
             valid_until,
         }))
+    }
+
+    /// A user with no service in front.
+    pub(crate) fn of_user(user: PresentedUser) -> Self {
+        Self(Arc::new(Facts {
+            id: CallerId::User(user.id().clone()),
+            granted: user.roles().clone(),
+            asserted: None,
+            proof: Proof { kind: user.kind(), key_id: Arc::clone(user.key_id()) },
+            token_id: user.token_id().cloned(),
+            via: None,
+            valid_until: user.valid_until(),
+            presents: Some(user),
+        }))
+    }
+
+    /// A service that shows a user's own credential: it acts for that user.
+    #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "only tokens name users"))]
+    #[must_use]
+    pub(crate) fn acting_for(self, user: PresentedUser) -> Self {
+        self.change(|facts| facts.presents = Some(user))
     }
 
     /// With the roles that its key's record grants. `asserted` are those its credential claims, if it is of a kind that does:
@@ -70,13 +143,31 @@ impl Caller {
         self
     }
 
-    /// The SPIFFE ID: proven itself, or the one that the key's record names as its owner.
+    /// Who: a service or a user.
     #[must_use]
-    pub fn id(&self) -> &SpiffeId {
+    pub fn id(&self) -> &CallerId {
         &self.0.id
     }
 
-    /// The roles that the record of its key grants. Deny rules look at these, whatever the credential asserts.
+    /// The service that calls: the SPIFFE ID that it proved itself, or the one that the key's record names as its owner. None when a user calls.
+    #[must_use]
+    pub fn service(&self) -> Option<&SpiffeId> {
+        self.0.id.service()
+    }
+
+    /// The user who calls, with no service in front. None when a service calls, also for a user.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserId> {
+        self.0.id.user()
+    }
+
+    /// The user whom the request's own credential names: the caller themself, or the one for whom a service calls.
+    #[must_use]
+    pub fn presented_user(&self) -> Option<&PresentedUser> {
+        self.0.presents.as_ref()
+    }
+
+    /// The roles that the record of its key grants, or of a user those that the issuer says. Deny rules look at these, whatever the credential asserts.
     #[must_use]
     pub fn granted_roles(&self) -> &Roles {
         &self.0.granted
@@ -135,6 +226,12 @@ pub enum ProofKind {
     SharedSecret,
     /// An API key.
     ApiKey,
+    /// A user's ID token.
+    IdToken,
+    /// A user's access token, of the issuer that knows the user.
+    UserAccessToken,
+    /// A user whom the program itself has logged in, by a session of its own.
+    Session,
 }
 
 /// How much a kind of credential proves. Rules name the weakest that they take.
@@ -152,7 +249,25 @@ pub enum Strength {
 
 impl ProofKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::X509Svid, Self::JwtSvid, Self::AccessToken, Self::SharedSecret, Self::ApiKey];
+    pub const ALL: [Self; 8] = [
+        Self::X509Svid,
+        Self::JwtSvid,
+        Self::AccessToken,
+        Self::IdToken,
+        Self::UserAccessToken,
+        Self::Session,
+        Self::SharedSecret,
+        Self::ApiKey,
+    ];
+
+    /// Whether it proves a user; the others prove services.
+    #[must_use]
+    pub fn is_of_users(self) -> bool {
+        match self {
+            Self::IdToken | Self::UserAccessToken | Self::Session => true,
+            Self::X509Svid | Self::JwtSvid | Self::AccessToken | Self::SharedSecret | Self::ApiKey => false,
+        }
+    }
 
     /// The word for it in policies, records and metrics.
     #[must_use]
@@ -163,6 +278,9 @@ impl ProofKind {
             Self::AccessToken => "access-token",
             Self::SharedSecret => "shared-secret",
             Self::ApiKey => "api-key",
+            Self::IdToken => "id-token",
+            Self::UserAccessToken => "user-access-token",
+            Self::Session => "session",
         }
     }
 
@@ -171,7 +289,9 @@ impl ProofKind {
     pub fn strength(self) -> Strength {
         match self {
             Self::X509Svid => Strength::Key,
-            Self::JwtSvid | Self::AccessToken => Strength::Token,
+            Self::JwtSvid | Self::AccessToken | Self::IdToken | Self::UserAccessToken | Self::Session => {
+                Strength::Token
+            }
             Self::SharedSecret => Strength::SharedSecret,
             Self::ApiKey => Strength::ApiKey,
         }

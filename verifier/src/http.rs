@@ -9,6 +9,8 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
+#[cfg(all(feature = "jwt", feature = "tokio"))]
+pub mod edge;
 mod grant;
 #[cfg(feature = "tokio")]
 pub mod propagate;

@@ -26,20 +26,22 @@ use quick_cache::{Equivalent, sync::Cache};
 
 pub use self::quota::{QuotaFileError, Quotas};
 use crate::{
+    caller::CallerId,
     clock::Clock,
     policy::{Limit, LimitPer},
-    spiffe::SpiffeId,
 };
 
 /// Counts what is limited. Cheap to clone; clones count together.
 ///
 /// Keeps at most [`Limits::MOST`] buckets; beyond that the least used are forgotten, which fills them. Whoever has a bucket is
-/// authenticated, so that only callers and users who are known can do that to each other.
+/// authenticated, so that only callers and users who are known can do that to each other. Users are many: what is counted by user has as many
+/// buckets of its own, so that no number of users makes a service's limit forgotten.
 #[derive(Clone)]
 pub struct Limits(Arc<Shared>);
 
 struct Shared {
     buckets: Cache<Key, Arc<Bucket>>,
+    of_users: Cache<Key, Arc<Bucket>>,
     quotas: Quotas,
     clock: Boot,
 }
@@ -51,8 +53,8 @@ type Bucket = RateLimiter<NotKeyed, InMemoryState, Boot, NoOpMiddleware<Since>>;
 pub struct Counted<'a> {
     /// The rule that has the limit, by its name; empty for a limit of the whole service.
     pub rule: &'a str,
-    /// Who calls; nobody when the rule's calls are counted as a whole.
-    pub caller: Option<&'a SpiffeId>,
+    /// Who calls, a service or a user; nobody when the rule's calls are counted as a whole.
+    pub caller: Option<&'a CallerId>,
     /// For whom, where that is counted by itself.
     pub user: Option<&'a str>,
 }
@@ -67,14 +69,22 @@ pub struct LimitExceeded {
     pub retry_after: Duration,
 }
 
+impl Counted<'_> {
+    /// Whether there is one for each user, of whom there are many.
+    fn is_by_user(&self) -> bool {
+        self.user.is_some() || self.caller.is_some_and(|caller| caller.user().is_some())
+    }
+}
+
 impl Limits {
-    /// The most buckets.
+    /// The most buckets, and the most of users.
     pub const MOST: usize = 65_536;
 
     /// Nothing counted yet but what `quotas` holds.
     #[must_use]
     pub fn new(quotas: Quotas, clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Shared { buckets: Cache::new(Self::MOST), quotas, clock: Boot(clock) }))
+        let (buckets, of_users) = (Cache::new(Self::MOST), Cache::new(Self::MOST));
+        Self(Arc::new(Shared { buckets, of_users, quotas, clock: Boot(clock) }))
     }
 
     /// Counts one, if it is not one too many.
@@ -86,12 +96,13 @@ impl Limits {
             let taken = self.0.quotas.take(counted, limit.count, self.0.clock.0.now());
             return taken.map_err(|retry_after| LimitExceeded { limit, retry_after });
         }
-        let bucket = match self.0.buckets.get(&KeyRef { counted, limit }) {
+        let buckets = if counted.is_by_user() { &self.0.of_users } else { &self.0.buckets };
+        let bucket = match buckets.get(&KeyRef { counted, limit }) {
             Some(bucket) => bucket,
             None => {
                 let fresh = || Arc::new(RateLimiter::direct_with_clock(rate(limit), self.0.clock.clone()));
                 let key = Key::of(counted, limit);
-                let Ok(bucket) = self.0.buckets.get_or_insert_with(&key, || Ok::<_, Infallible>(fresh()));
+                let Ok(bucket) = buckets.get_or_insert_with(&key, || Ok::<_, Infallible>(fresh()));
                 bucket
             }
         };
@@ -107,7 +118,10 @@ impl Limits {
 
 impl fmt::Debug for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Limits").field("buckets", &self.0.buckets.len()).finish_non_exhaustive()
+        f.debug_struct("Limits")
+            .field("buckets", &self.0.buckets.len())
+            .field("of_users", &self.0.of_users.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -131,7 +145,7 @@ fn rate(limit: Limit) -> Rate {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Key {
     rule: Box<str>,
-    caller: Option<SpiffeId>,
+    caller: Option<CallerId>,
     user: Option<Box<str>>,
     limit: Limit,
 }
@@ -214,6 +228,8 @@ mod tests {
     use crate::{
         clock::{ManualClock, Timestamp},
         policy::LimitBy,
+        spiffe::SpiffeId,
+        user::UserId,
     };
 
     fn limit(count: u32, per: LimitPer, burst: u32) -> Limit {
@@ -225,7 +241,7 @@ mod tests {
         Arc::new(ManualClock::at(Timestamp::from_unix_seconds(1_800_000_000)))
     }
 
-    fn of<'a>(caller: &'a SpiffeId, user: Option<&'a str>) -> Counted<'a> {
+    fn of<'a>(caller: &'a CallerId, user: Option<&'a str>) -> Counted<'a> {
         Counted { rule: "r", caller: Some(caller), user }
     }
 
@@ -233,7 +249,8 @@ mod tests {
     fn a_burst_then_an_even_pace_and_everyone_by_themselves() {
         let clock = clock();
         let limits = Limits::new(Quotas::in_memory(), clock.clone());
-        let [one, other] = ["a", "b"].map(|path| SpiffeId::parse(&format!("spiffe://example.org/{path}")).unwrap());
+        let [one, other] =
+            ["a", "b"].map(|path| CallerId::Service(SpiffeId::parse(&format!("spiffe://example.org/{path}")).unwrap()));
         let limit = limit(10, LimitPer::Second, 3);
         for _ in 0..3 {
             limits.take(&of(&one, None), limit).unwrap();
@@ -259,6 +276,22 @@ mod tests {
             let counted = Counted { rule: "r", caller: None, user: Some(&user) };
             limits.take(&counted, limit(1, LimitPer::Hour, 1)).unwrap();
         }
-        assert!(limits.0.buckets.len() <= Limits::MOST);
+        assert!(limits.0.of_users.len() <= Limits::MOST);
+    }
+
+    #[test]
+    fn t_29_no_number_of_users_makes_a_services_limit_forgotten() {
+        let limits = Limits::new(Quotas::in_memory(), clock());
+        let service = CallerId::Service(SpiffeId::parse("spiffe://example.org/a").unwrap());
+        limits.take(&of(&service, None), limit(1, LimitPer::Hour, 1)).unwrap();
+        for index in 0..Limits::MOST * 2 {
+            let user = CallerId::User(UserId::parse(&format!("corp:{index}")).unwrap());
+            limits.take(&of(&user, None), limit(1, LimitPer::Hour, 1)).unwrap();
+        }
+        assert!(limits.take(&of(&service, None), limit(1, LimitPer::Hour, 1)).is_err());
+        // Nor is one of them the other: each has a bucket of its own.
+        let john = |id: &str| CallerId::User(UserId::parse(id).unwrap());
+        limits.take(&of(&john("home:1"), None), limit(1, LimitPer::Hour, 1)).unwrap();
+        assert!(limits.take(&of(&john("home:1"), None), limit(1, LimitPer::Hour, 1)).is_err());
     }
 }

@@ -7,6 +7,8 @@
 //! - A `[[deny]]` rule that matches wins over every allow rule. The order of rules never matters for the answer.
 //! - A rule matches when each of its keys does; in a list one entry is enough. Allow rules name callers and operations; in a deny rule
 //!   what is left out is everything.
+//! - `callers` are services, `users` are users who call with no service in front; one of the two is enough, and neither names the other's
+//!   kind: a role in `callers` is one of services, a role in `users` one of users. A rule with one of them alone is not for the other kind.
 //! - An allow rule takes `proof = "jwt-svid"` and stronger unless it names a weaker one, and no rule takes an API key or a token
 //!   under a shared secret in a file whose `[accept]` does not, or no longer does.
 //! - Roles are those that the key's record or the policy grants. Allow rules look at those that the credential asserts as well, if it
@@ -46,6 +48,7 @@ pub use self::{
 use crate::{
     caller::{Caller, ProofKind},
     clock::Timestamp,
+    user::PresentedUser,
 };
 
 /// A compiled policy. Immutable; cloning is cheap.
@@ -151,20 +154,29 @@ pub struct Access<'a> {
     pub at: Timestamp,
 }
 
-/// The person that a request is made for.
+/// The person that a request is made for: the one who calls, or for whom a service calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct User<'a> {
     /// Who.
     pub sub: &'a str,
-    /// What for: words with blanks between, as in a token's `scope`.
-    pub scope: &'a str,
+    /// What for: words with blanks between, as in a token's `scope`. None is unknown, which is not unlimited: "no" for an allow rule that asks for a
+    /// scope, "yes" for a deny rule.
+    pub scope: Option<&'a str>,
+}
+
+/// The user whom a request's own credential names.
+impl<'u> From<&'u PresentedUser> for User<'u> {
+    fn from(user: &'u PresentedUser) -> Self {
+        Self { sub: user.id().as_str(), scope: user.scope() }
+    }
 }
 
 impl User<'_> {
-    /// Whether every one of the words is in its scope.
+    /// Whether it is known that every one of the words is in its scope.
     #[must_use]
     pub fn has_scope(&self, words: &str) -> bool {
-        words.split_ascii_whitespace().all(|wanted| self.scope.split_ascii_whitespace().any(|word| word == wanted))
+        let Some(scope) = self.scope else { return false };
+        words.split_ascii_whitespace().all(|wanted| scope.split_ascii_whitespace().any(|word| word == wanted))
     }
 }
 

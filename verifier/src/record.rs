@@ -28,7 +28,7 @@ pub struct Record<'a> {
     pub service: Option<&'a SpiffeId>,
     /// Who asked, if that was proven.
     pub caller: Option<&'a Caller>,
-    /// On whose behalf.
+    /// On whose behalf: the user or workload of a transaction token, or the user of the request's own credential, who may be the caller.
     pub user: Option<&'a str>,
     /// What was asked for.
     pub operation: RecordedOperation<'a>,

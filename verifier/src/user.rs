@@ -4,6 +4,11 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::{
+    caller::{ProofKind, Roles},
+    clock::Timestamp,
+};
+
 /// The short name under which an issuer of users is known in the trust domain: 1 to 32 bytes of `[a-z0-9-]`, the first a letter, and
 /// neither `spiffe` nor `role`, so that nobody's name begins as a SPIFFE ID or a policy's role does.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -132,6 +137,80 @@ impl fmt::Display for UserId {
 impl fmt::Debug for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UserId({:?})", &*self.text)
+    }
+}
+
+/// The user whom a request's own credential names, at a service that takes users' credentials: not yet a transaction's, and of no service's
+/// word. Cloning is cheap; holds no secret, and `Debug` does not show who it is.
+#[derive(Clone, Eq, PartialEq)]
+pub struct PresentedUser(Arc<Facts>);
+
+#[derive(Eq, PartialEq)]
+pub(crate) struct Facts {
+    pub(crate) id: UserId,
+    pub(crate) roles: Roles,
+    pub(crate) scope: Option<Box<str>>,
+    pub(crate) kind: ProofKind,
+    pub(crate) key_id: Arc<str>,
+    pub(crate) token_id: Option<Arc<str>>,
+    pub(crate) valid_until: Timestamp,
+}
+
+impl PresentedUser {
+    pub(crate) fn new(facts: Facts) -> Self {
+        Self(Arc::new(facts))
+    }
+
+    /// Who.
+    #[must_use]
+    pub fn id(&self) -> &UserId {
+        &self.0.id
+    }
+
+    /// The roles that the issuer says they have.
+    #[must_use]
+    pub fn roles(&self) -> &Roles {
+        &self.0.roles
+    }
+
+    /// What for, if the credential says so. None is unknown, which is not unlimited.
+    #[must_use]
+    pub fn scope(&self) -> Option<&str> {
+        self.0.scope.as_deref()
+    }
+
+    /// The kind of the credential.
+    #[must_use]
+    pub fn kind(&self) -> ProofKind {
+        self.0.kind
+    }
+
+    /// The key that signed it.
+    #[must_use]
+    pub fn key_id(&self) -> &Arc<str> {
+        &self.0.key_id
+    }
+
+    /// The ID of the token (`jti`), if it has one.
+    #[must_use]
+    pub fn token_id(&self) -> Option<&Arc<str>> {
+        self.0.token_id.as_ref()
+    }
+
+    /// Until when it counts, leeway included.
+    #[must_use]
+    pub fn valid_until(&self) -> Timestamp {
+        self.0.valid_until
+    }
+}
+
+impl fmt::Debug for PresentedUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PresentedUser")
+            .field("issuer", self.0.id.issuer())
+            .field("kind", &self.0.kind)
+            .field("valid_until", &self.0.valid_until)
+            .finish_non_exhaustive()
     }
 }
 

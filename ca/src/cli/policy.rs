@@ -148,21 +148,23 @@ impl Check {
 Examples:
   bonafide-ca policy explain policy.toml --caller /export --op 'GET /v1/config/x'
   bonafide-ca policy explain policy.toml --caller /export --op config.v1.Config/Get --proof api-key
-  bonafide-ca policy explain policy.toml --caller /photo --op 'PUT /v1/images/1' --user john")]
+  bonafide-ca policy explain policy.toml --caller /photo --op 'PUT /v1/images/1' --user corp:charlie
+  bonafide-ca policy explain policy.toml --caller corp:charlie --op 'GET /v1/images/1' --scope photo.read")]
 pub(crate) struct Explain {
     /// The policy
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Who calls: `/path` of the trust domain, or a whole SPIFFE ID
+    /// Who calls: `/path` of the trust domain, a whole SPIFFE ID, or a user with no service in front: `ISSUER:SUBJECT`
     #[arg(long, value_name = "ID")]
     caller: String,
     /// What it wants: `GET /v1/x`, `package.Service/Method`, or `app ACTION /resource`
     #[arg(long = "op", value_name = "OPERATION")]
     operation: String,
-    /// How it proves who it is: x509, jwt-svid, access-token, shared-secret, api-key
-    #[arg(long, value_name = "KIND", default_value = "x509", value_parser = read_proof)]
-    proof: ProofKind,
-    /// A role that the record of its key grants; repeatable
+    /// How it proves who it is: x509, jwt-svid, access-token, shared-secret, api-key; a user: id-token, user-access-token, session. When left out: x509,
+    /// or id-token
+    #[arg(long, value_name = "KIND", value_parser = read_proof)]
+    proof: Option<ProofKind>,
+    /// A role that the record of its key grants, or a user's issuer says; repeatable
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
     /// A role that its credential asserts, if it asserts any; repeatable
@@ -171,12 +173,12 @@ pub(crate) struct Explain {
     /// The trusted proxy that it comes through
     #[arg(long, value_name = "ID")]
     via: Option<String>,
-    /// The user that it acts for
+    /// The user that a service acts for
     #[arg(long, value_name = "SUBJECT")]
     user: Option<String>,
-    /// The scope of the user's token
-    #[arg(long, value_name = "WORDS", requires = "user", default_value = "")]
-    scope: String,
+    /// The scope of the user's token. When left out, that of a user who calls is unknown, which is not unlimited
+    #[arg(long, value_name = "WORDS")]
+    scope: Option<String>,
     /// A fact about the resource, `NAME=VALUE`; repeatable. With any, it is the second stage that is asked
     #[arg(long = "fact", value_name = "NAME=VALUE")]
     facts: Vec<String>,
@@ -215,6 +217,7 @@ impl Explain {
         let caller = CallerText {
             id: &self.caller,
             proof: self.proof,
+            scope: self.scope.as_deref().filter(|_| self.user.is_none()),
             roles: &self.roles,
             asserted: (!self.asserted.is_empty()).then_some(self.asserted.as_slice()),
             via: self.via.as_deref(),
@@ -222,7 +225,7 @@ impl Explain {
         let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
         let mut query = Query::new(&self.meant.trust_domain, caller, &self.operation, self.meant.at())
             .map_err(|error| usage(&error))?;
-        query.user = self.user.map(|user| (user, self.scope));
+        query.user = self.user.map(|user| (user, self.scope.unwrap_or_default()));
         if !self.facts.is_empty() {
             let mut facts = Facts::default();
             for fact in &self.facts {
@@ -275,7 +278,7 @@ A case:
   [[case]]
   caller = \"/export\"
   op     = \"GET /v1/config/x\"
-  proof  = \"api-key\"    # x509 when left out; also roles, asserted, via, user, scope, facts, at
+  proof  = \"api-key\"    # x509, or for a user (\"corp:charlie\") id-token, when left out; also roles, asserted, via, user, scope, facts, at
   expect = \"allow\"      # or deny, second-stage
   rule   = \"exporters read their limits\"
 

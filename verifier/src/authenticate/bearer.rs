@@ -15,9 +15,11 @@ use crate::{
         Algorithm, Compact, JwtError, LEEWAY, MAX_TOKEN_BYTES, UnverifiedJwt,
         access_token::{self, Issuer},
         shared_secret,
+        user_token::{self, UserTokenError, UserTokenKind},
     },
     key_records::Named,
     spiffe::JwtAuthority,
+    user::{Facts, PresentedUser},
 };
 
 impl Authenticators {
@@ -41,7 +43,8 @@ impl Authenticators {
         Ok(Accepted {
             caller: verified.caller.clone(),
             used: verified.used.clone(),
-            token_until: Some(verified.caller.valid_until()),
+            // Users' tokens are for many requests.
+            token_until: verified.caller.service().map(|_| verified.caller.valid_until()),
         })
     }
 
@@ -52,7 +55,12 @@ impl Authenticators {
         snapshot: &Snapshot,
         at: Timestamp,
     ) -> Result<VerifiedToken, AuthenticateError> {
-        let compact = Compact::parse(token)?;
+        let compact = Compact::parse_tolerating(token, user_token::TOLERATED)?;
+        // What an issuer of users calls its keys is no affair of ours; its URL is its own, and what it signs is about users alone.
+        if user_token::claimed_issuer(&compact, &keys.user_issuers)?.is_some() {
+            return self.of_user(&compact, keys, at);
+        }
+        compact.tolerate_only(&[])?;
         let Some(key_id) = compact.key_id()? else { return self.without_key_id(&compact, keys, at) };
         let record = keys.records.named(key_id);
         let access_token_key = keys.of_token_service.iter().find(|key| key.key_id() == key_id);
@@ -71,9 +79,48 @@ impl Authenticators {
             }
             (None, None, _) if self.0.jwt_svids => self.of_jwt_svid(&compact, snapshot, at),
             // An API key's ID is no name of a key that signs.
-            (Some(Named::ApiKey(_)) | None, None, None) => Err(JwtError::NoKey { key_id: cut(key_id) }.into()),
+            (Some(Named::ApiKey(_)) | None, None, None) => Err(self.unknown(&compact, key_id)),
             _ => Err(AuthenticateError::AmbiguousKey { key_id: cut(key_id) }),
         }
+    }
+
+    /// A token of nobody that is known here.
+    fn unknown(&self, compact: &Compact<'_>, key_id: &str) -> AuthenticateError {
+        let no_key = JwtError::NoKey { key_id: cut(key_id) };
+        if !self.0.takes_users {
+            return no_key.into();
+        }
+        let claims = compact.claims();
+        match claims.as_ref().map(|claims| claims.get("iss").and_then(serde_json::Value::as_str)) {
+            Ok(Some(url)) if Some(url) != self.0.token_issuer.as_deref() => {
+                UserTokenError::UnknownIssuer { url: cut(url) }.into()
+            }
+            Ok(_) => no_key.into(),
+            Err(error) => error.clone().into(),
+        }
+    }
+
+    /// A user's own token.
+    fn of_user(&self, compact: &Compact<'_>, keys: &Keys, at: Timestamp) -> Result<VerifiedToken, AuthenticateError> {
+        let verified = user_token::verify_compact(compact, &keys.user_issuers, at)?;
+        let user = PresentedUser::new(Facts {
+            id: verified.user().clone(),
+            roles: verified.roles().clone(),
+            scope: verified.scope().map(Into::into),
+            kind: match verified.kind() {
+                UserTokenKind::IdToken => ProofKind::IdToken,
+                UserTokenKind::AccessToken => ProofKind::UserAccessToken,
+            },
+            key_id: verified.key_id().into(),
+            token_id: verified.token_id().map(Into::into),
+            valid_until: verified.expires_at().saturating_add(LEEWAY),
+        });
+        Ok(VerifiedToken {
+            caller: Caller::of_user(user),
+            from: verified.valid_from(),
+            until: verified.expires_at(),
+            used: None,
+        })
     }
 
     /// Only HS256 tokens lack a `kid`: their unverified `sub` picks the one record it belongs to, and nothing else.

@@ -10,13 +10,13 @@ use super::{
     AddressRate, Authenticators, Keys, Shared, address_limit::AddressLimit, error::AuthenticatorsError,
     single_use::SingleUse,
 };
-#[cfg(feature = "jwt")]
-use crate::spiffe::JwtAuthority;
 use crate::{
     identity::Identity,
     key_records::{KeyRecords, MAX_NAME_BYTES},
     spiffe::{SpiffeId, TrustDomain},
 };
+#[cfg(feature = "jwt")]
+use crate::{jwt::user_issuers::UserIssuers, spiffe::JwtAuthority};
 
 /// What kinds of credentials a service takes. See [`Authenticators`].
 #[must_use = "nothing is authenticated until `build`"]
@@ -34,6 +34,9 @@ pub struct Builder {
     jwt_svids: bool,
     #[cfg(feature = "jwt")]
     access_tokens: Option<(String, Vec<JwtAuthority>)>,
+    #[cfg(feature = "jwt")]
+    user_issuers: Option<UserIssuers>,
+    sessions: bool,
     #[cfg(feature = "jwt")]
     remembered: usize,
 }
@@ -57,6 +60,9 @@ impl Builder {
             jwt_svids: false,
             #[cfg(feature = "jwt")]
             access_tokens: None,
+            #[cfg(feature = "jwt")]
+            user_issuers: None,
+            sessions: false,
             #[cfg(feature = "jwt")]
             remembered: Self::VERIFIED_TOKENS,
         }
@@ -101,6 +107,21 @@ impl Builder {
         self
     }
 
+    /// This server is an edge: users call it with no service in front, and services call it with a user's own token. Takes ID tokens and access tokens of
+    /// these issuers in `authorization: Bearer`, each for one of its issuer's audiences. The issuers may be none at first; they come with
+    /// [`Authenticators::replace_user_issuers`]. [`Builder::single_use`] does not concern users' tokens, which are for many requests.
+    #[cfg(feature = "jwt")]
+    pub fn users_from(mut self, issuers: UserIssuers) -> Self {
+        self.user_issuers = Some(issuers);
+        self
+    }
+
+    /// This server is an edge whose program logs users in itself: takes the [`SessionUser`](super::SessionUser) that it puts before the authorization.
+    pub fn sessions(mut self) -> Self {
+        self.sessions = true;
+        self
+    }
+
     /// Trusts these to pass on requests of others: the caller is then who the request's one bearer credential says, and the proxy
     /// is its [`crate::caller::Caller::via`]. A request of theirs without such a credential is refused.
     pub fn via(mut self, proxies: impl IntoIterator<Item = SpiffeId>) -> Self {
@@ -141,11 +162,17 @@ impl Builder {
             Some((issuer, keys)) => (Some(issuer), keys),
             None => (None, Vec::new()),
         };
+        #[cfg(feature = "jwt")]
+        let (takes_users, user_issuers) = (self.user_issuers.is_some(), self.user_issuers.unwrap_or_default());
+        #[cfg(feature = "jwt")]
+        check_user_issuers(&user_issuers, token_issuer.as_deref())?;
         let keys = Keys {
             version: 0,
             records: self.records.unwrap_or_else(|| KeyRecords::empty(self.trust_domain.clone())),
             #[cfg(feature = "jwt")]
             of_token_service,
+            #[cfg(feature = "jwt")]
+            user_issuers,
         };
         let shared = Shared {
             trust_domain: self.trust_domain,
@@ -157,6 +184,9 @@ impl Builder {
             #[cfg(feature = "jwt")]
             token_issuer,
             takes_keys,
+            #[cfg(feature = "jwt")]
+            takes_users,
+            takes_sessions: self.sessions,
             api_key_header: self.api_key_header,
             via: self.via,
             keys: ArcSwap::from_pointee(keys),
@@ -174,8 +204,8 @@ impl Builder {
     fn check(&self) -> Result<(), AuthenticatorsError> {
         let bearers = self.bearers();
         match bearers {
-            None if !self.x509 => return Err(AuthenticatorsError::None),
-            None if !self.via.is_empty() => return Err(AuthenticatorsError::ViaWithoutBearer),
+            None if !self.x509 && !self.takes_users() => return Err(AuthenticatorsError::None),
+            None if !self.via.is_empty() && !self.takes_users() => return Err(AuthenticatorsError::ViaWithoutBearer),
             Some(kind) if self.audiences.is_empty() => return Err(AuthenticatorsError::NoAudience { kind }),
             None | Some(_) => {}
         }
@@ -199,7 +229,17 @@ impl Builder {
         }
     }
 
-    /// A kind of credential that stands in a header, if any is taken.
+    #[cfg(feature = "jwt")]
+    fn takes_users(&self) -> bool {
+        self.sessions || self.user_issuers.is_some()
+    }
+
+    #[cfg(not(feature = "jwt"))]
+    fn takes_users(&self) -> bool {
+        self.sessions
+    }
+
+    /// A kind of services' credential that stands in a header, if any is taken. (A user's token is for an audience of its issuer's.)
     fn bearers(&self) -> Option<&'static str> {
         #[cfg(feature = "jwt")]
         if self.jwt_svids {
@@ -210,6 +250,15 @@ impl Builder {
             return Some("access tokens");
         }
         self.records.is_some().then_some("keys")
+    }
+}
+
+/// What the own token service signs is about services, and never about users.
+#[cfg(feature = "jwt")]
+pub(super) fn check_user_issuers(issuers: &UserIssuers, own: Option<&str>) -> Result<(), AuthenticatorsError> {
+    match own.and_then(|own| issuers.of_url(own)) {
+        Some(issuer) => Err(AuthenticatorsError::UserIssuerIsOwn { name: issuer.name().clone() }),
+        None => Ok(()),
     }
 }
 

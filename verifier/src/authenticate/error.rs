@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 #[cfg(feature = "jwt")]
-use crate::jwt::JwtError;
-use crate::{api_key::ApiKeyError, clock::Timestamp, spiffe::SpiffeId};
+use crate::jwt::{JwtError, user_token::UserTokenError};
+use crate::{api_key::ApiKeyError, caller::CallerId, clock::Timestamp, spiffe::SpiffeId};
 
 /// Why a request has no caller although it carries credentials. For the operator's log: the caller is told the [`Refusal`] and no
 /// more. No variant holds a secret, or a part of a token that would let anybody use it.
@@ -63,15 +63,35 @@ pub enum AuthenticateError {
     #[error("one credential says `{one}`, another `{other}`; a request has one caller")]
     CallersDisagree {
         /// The first.
-        one: SpiffeId,
+        one: CallerId,
         /// The second.
-        other: SpiffeId,
+        other: CallerId,
+    },
+    /// A user's token, at a server that takes them.
+    #[cfg(feature = "jwt")]
+    #[error(transparent)]
+    UserToken(#[from] UserTokenError),
+    /// Two credentials of users.
+    #[error("the request is of a session and carries a user's token; a request has one user")]
+    UsersDisagree,
+    /// A session at a server that takes none: a mistake of the program.
+    #[error(
+        "the program has put a user's session before the authorization, and its authenticators take none; add `sessions()`"
+    )]
+    SessionNotTaken,
+    /// The session is over.
+    #[error("the session ended at {ended_at}, and now is {now}")]
+    SessionEnded {
+        /// When.
+        ended_at: Timestamp,
+        /// The time of the request.
+        now: Timestamp,
     },
     /// Two credentials of one caller that prove as much: nobody can say whose roles count.
     #[error("two credentials of `{id}` prove equally much; send one")]
     CredentialsAlike {
         /// The caller.
-        id: SpiffeId,
+        id: CallerId,
     },
     /// A proxy passed on a request without a caller's credential, or with two.
     #[error(
@@ -133,7 +153,7 @@ impl AuthenticateError {
             Self::AddressLimit { retry_after } => Refusal::Limited { retry_after: *retry_after },
             Self::TooManyTokens { .. } => Refusal::Unavailable,
             #[cfg(feature = "jwt")]
-            Self::Token(_) => Refusal::Unauthenticated,
+            Self::Token(_) | Self::UserToken(_) => Refusal::Unauthenticated,
             Self::Header { .. }
             | Self::Scheme
             | Self::KindNotTaken { .. }
@@ -142,6 +162,9 @@ impl AuthenticateError {
             | Self::AmbiguousKey { .. }
             | Self::CallersDisagree { .. }
             | Self::CredentialsAlike { .. }
+            | Self::UsersDisagree
+            | Self::SessionNotTaken
+            | Self::SessionEnded { .. }
             | Self::ViaCredentials { .. }
             | Self::Replayed { .. }
             | Self::NoTokenId => Refusal::Unauthenticated,
@@ -159,6 +182,11 @@ impl AuthenticateError {
             Self::CertificateExpired { .. } => "certificate-expired",
             #[cfg(feature = "jwt")]
             Self::Token(error) => error.code(),
+            #[cfg(feature = "jwt")]
+            Self::UserToken(error) => error.code(),
+            Self::UsersDisagree => "users-disagree",
+            Self::SessionNotTaken => "session-not-taken",
+            Self::SessionEnded { .. } => "session-ended",
             Self::ApiKey(error) => error.code(),
             Self::AmbiguousKey { .. } => "ambiguous-key",
             Self::CallersDisagree { .. } => "callers-disagree",
@@ -171,7 +199,7 @@ impl AuthenticateError {
         }
     }
 
-    /// Every code that [`AuthenticateError::code`] gives beside those of [`crate::jwt::JwtError`] and [`ApiKeyError`].
+    /// Every code that [`AuthenticateError::code`] gives beside those of [`crate::jwt::JwtError`], [`crate::jwt::user_token::UserTokenError`] and [`ApiKeyError`].
     pub const CODES: &[&str] = &[
         "duplicate-credential-header",
         "bad-credential-header",
@@ -180,6 +208,9 @@ impl AuthenticateError {
         "certificate-expired",
         "ambiguous-key",
         "callers-disagree",
+        "users-disagree",
+        "session-not-taken",
+        "session-ended",
         "credentials-alike",
         "via-without-one-credential",
         "token-replayed",
@@ -232,6 +263,15 @@ pub enum AuthenticatorsError {
         records: String,
         /// That of the service.
         own: String,
+    },
+    /// The own token service among the issuers of users: its tokens are about services.
+    #[cfg(feature = "jwt")]
+    #[error(
+        "the issuer of users `{name}` has the URL of the own token service, whose tokens are about services; remove one of the two"
+    )]
+    UserIssuerIsOwn {
+        /// The issuer's name.
+        name: crate::user::IssuerName,
     },
     /// An issuer or a key of access tokens that names nothing.
     #[error("the issuer of access tokens has {bytes} bytes; 1 to {most} are possible")]

@@ -60,6 +60,16 @@ pub(super) enum Authorization<'h> {
     ApiKey(&'h str),
 }
 
+/// The token in `authorization: Bearer`, where there is one and nothing else.
+#[cfg(all(feature = "tower", feature = "tokio"))]
+pub(crate) fn bearer_token(headers: &dyn HeaderView) -> Option<&str> {
+    let Found::Once(value) = headers.find(AUTHORIZATION) else { return None };
+    match Authorization::parse(value) {
+        Ok(Authorization::Bearer(token)) => Some(token),
+        Ok(Authorization::ApiKey(_)) | Err(_) => None,
+    }
+}
+
 pub(super) const AUTHORIZATION: &str = "authorization";
 
 impl<'h> Authorization<'h> {

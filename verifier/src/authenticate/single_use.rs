@@ -8,7 +8,10 @@ use std::{
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::error::AuthenticateError;
-use crate::{caller::Caller, clock::Timestamp, spiffe::SpiffeId};
+use crate::{
+    caller::{Caller, CallerId},
+    clock::Timestamp,
+};
 
 /// Remembers every token until it expires. Bounded: when it is full of tokens that are still good, the next is refused, since to
 /// forget one would let it be used again. One caller can have a quarter of it.
@@ -21,8 +24,8 @@ pub(super) struct SingleUse {
 struct Seen {
     /// The same entries as in `by_end`.
     tokens: HashMap<Token, Timestamp>,
-    by_end: BTreeSet<(Timestamp, Token, Arc<SpiffeId>)>,
-    of_caller: HashMap<Arc<SpiffeId>, usize>,
+    by_end: BTreeSet<(Timestamp, Token, Arc<CallerId>)>,
+    of_caller: HashMap<Arc<CallerId>, usize>,
 }
 
 /// SHA-256 of the caller, the key and the token's ID.
@@ -89,7 +92,10 @@ fn name(caller: &Caller, id: &str) -> Token {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::{Proof, ProofKind};
+    use crate::{
+        caller::{Proof, ProofKind},
+        spiffe::SpiffeId,
+    };
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(seconds)

@@ -2,6 +2,7 @@
 
 mod bearers;
 mod together;
+mod users;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -151,7 +152,7 @@ impl World {
         at: Timestamp,
     ) -> Result<Option<Caller>, AuthenticateError> {
         let headers = Headers(headers);
-        self.authenticators.authenticate(&Presented { connection, headers: &headers, address: None, at })
+        self.authenticators.authenticate(&Presented { connection, session: None, headers: &headers, address: None, at })
     }
 
     /// The caller of a request with this token alone.
@@ -272,12 +273,12 @@ fn each_kind_of_credential_is_a_caller() {
         // Twice: verified, and remembered.
         for _ in 0..2 {
             let caller = world.ask(connection, &headers).unwrap().unwrap();
-            assert_eq!((caller.id(), caller.proof(), caller.via()), (&id("/export"), &proof, None));
+            assert_eq!((caller.service(), caller.proof(), caller.via()), (Some(&id("/export")), &proof, None));
             assert_eq!(caller.valid_until(), until, "{}", proof.kind);
             let granted = match proof.kind {
                 ProofKind::SharedSecret => roles(&["reader", "writer"]),
                 ProofKind::ApiKey => roles(&["reader"]),
-                ProofKind::X509Svid | ProofKind::JwtSvid | ProofKind::AccessToken => roles(&[]),
+                _ => roles(&[]),
             };
             assert_eq!(*caller.granted_roles(), granted, "{}", proof.kind);
             let asserted = (proof.kind == ProofKind::SharedSecret).then(|| roles(&["reader"]));

@@ -139,6 +139,16 @@ impl fmt::Display for RouteReport {
 }
 
 impl Protected {
+    /// The same at the edge of the trust domain: see [`super::edge`].
+    ///
+    /// # Errors
+    /// When the edge could not work.
+    #[cfg(all(feature = "jwt", feature = "tokio"))]
+    pub fn at_edge(self, edge: super::edge::Edge) -> Result<super::edge::AtEdge<Self>, super::edge::EdgeError> {
+        let layer = self.layer.at_edge(edge)?;
+        Ok(tower_layer::Layer::layer(&layer, self))
+    }
+
     /// Every declared route with the rules that can allow it by the policy of now.
     #[must_use]
     pub fn report(&self) -> Vec<RouteReport> {

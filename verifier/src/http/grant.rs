@@ -18,7 +18,7 @@ use crate::{
     authorization::{Authorization, Granted, Refusal, Refused},
     caller::Caller,
     on_behalf_of::OnBehalfOf,
-    policy::{CanonicalPath, Facts, Method, Operation},
+    policy::{CanonicalPath, Facts, Method, Operation, User},
     record::RecordedOperation,
 };
 
@@ -146,6 +146,12 @@ impl Grant {
         self.0.granted.on_behalf_of.as_ref()
     }
 
+    /// The user of the request, whichever credential says so: of its transaction token, or at an edge the one who calls or for whom a service calls.
+    #[must_use]
+    pub fn user(&self) -> Option<User<'_>> {
+        self.0.granted.user(self.0.authorization.clock().now())
+    }
+
     /// The same for a handler that does nothing without a user.
     ///
     /// # Errors
@@ -197,10 +203,13 @@ impl Grant {
         }
     }
 
-    /// Runs a step of the request in the context of its user ([`super::propagate`]). A service that does not look at users has no context.
+    /// Runs a step of the request in the context of its user ([`super::propagate`]). A service that does not look at users has no context, and a request
+    /// whose user was not exchanged for a transaction token has none either: a call onward then fails, rather than losing the user.
     pub(super) fn within<T>(&self, step: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tokio")]
-        if self.0.authorization.knows_users() {
+        if self.0.authorization.knows_users()
+            && (self.on_behalf_of().is_some() || self.caller().presented_user().is_none())
+        {
             return super::propagate::sync_within(self.on_behalf_of().cloned(), step);
         }
         step()

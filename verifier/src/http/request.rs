@@ -6,9 +6,12 @@ use super::{
     Grant, GrpcService, Shared,
     grant::{Asked, Undeclared},
 };
+#[cfg(all(feature = "jwt", feature = "tokio"))]
+use crate::user::PresentedUser;
 use crate::{
-    authenticate::Presented,
-    authorization::{Attempt, Refusal},
+    authenticate::{Presented, SessionUser},
+    authorization::{Attempt, Exchanged, Refusal},
+    clock::Timestamp,
     policy::{CanonicalPath, Method, Operation},
     record::{RecordedOperation, TraceId},
     tls::Peer,
@@ -37,10 +40,7 @@ pub(super) fn decide<B>(shared: &Shared, request: &Request<B>) -> Result<Grant, 
         return Err(refuse(Refusal::Malformed, "method"));
     };
     let path = CanonicalPath::parse(request.uri().path()).map_err(|error| refuse(Refusal::Malformed, error.code()))?;
-    let operation = match asked.grpc() {
-        Some((service, method)) => Operation::Grpc { service: &service.name, method },
-        None => Operation::Http { method, path },
-    };
+    let operation = operation(&asked, method, path);
     match asked.undeclared(shared, method) {
         None => {}
         Some(Undeclared::Method) => return Err(refuse(Refusal::Denied, "undeclared-method")),
@@ -51,21 +51,49 @@ pub(super) fn decide<B>(shared: &Shared, request: &Request<B>) -> Result<Grant, 
             return Err(refuse(Refusal::Broken, "undeclared-route"));
         }
     }
-    let presented = Presented {
+    let presented = presented(request, at);
+    let trace =
+        request.headers().get("traceparent").and_then(|value| value.to_str().ok()).and_then(TraceId::of_traceparent);
+    let recorded = asked.recorded();
+    let exchanged = request.extensions().get::<Exchanged>();
+    match authorization.authorize_exchanged(&Attempt { presented, operation, recorded, trace }, exchanged) {
+        Ok(granted) => Ok(Grant::new(authorization.clone(), granted, asked)),
+        Err(refused) => Err((refused.refusal, seen)),
+    }
+}
+
+/// The user whose token an edge is to exchange for this request, and the scope that it asks for. See [`super::edge`].
+#[cfg(all(feature = "jwt", feature = "tokio"))]
+pub(super) fn to_be_exchanged<B>(
+    shared: &Shared,
+    request: &Request<B>,
+    scope: impl Fn(&PresentedUser) -> String,
+) -> Option<(PresentedUser, String)> {
+    let asked = Asked::new(shared, request);
+    let method = Method::parse(request.method().as_str())?;
+    let operation = operation(&asked, method, CanonicalPath::parse(request.uri().path()).ok()?);
+    let presented = presented(request, shared.authorization.clock().now());
+    let attempt = Attempt { presented, operation, recorded: asked.recorded(), trace: None };
+    shared.authorization.to_be_exchanged(&attempt, scope)
+}
+
+fn operation<'a>(asked: &'a Asked, method: Method, path: CanonicalPath<'a>) -> Operation<'a> {
+    match asked.grpc() {
+        Some((service, method)) => Operation::Grpc { service: &service.name, method },
+        None => Operation::Http { method, path },
+    }
+}
+
+fn presented<B>(request: &Request<B>, at: Timestamp) -> Presented<'_> {
+    Presented {
         connection: match request.extensions().get::<Peer>() {
             Some(Peer::Svid(peer)) => Some(peer),
             Some(Peer::Key(_) | Peer::Anonymous) | None => None,
         },
+        session: request.extensions().get::<SessionUser>(),
         headers: request.headers(),
         address: address(request),
         at,
-    };
-    let trace =
-        request.headers().get("traceparent").and_then(|value| value.to_str().ok()).and_then(TraceId::of_traceparent);
-    let recorded = asked.recorded();
-    match authorization.authorize(&Attempt { presented, operation, recorded, trace }) {
-        Ok(granted) => Ok(Grant::new(authorization.clone(), granted, asked)),
-        Err(refused) => Err((refused.refusal, seen)),
     }
 }
 

@@ -44,7 +44,7 @@ struct Lines(Mutex<Vec<String>>);
 
 impl RecordSink for Lines {
     fn record(&self, record: &Record<'_>) {
-        let caller = record.caller.map_or("-", |caller| caller.id().path());
+        let caller = record.caller.map_or("-", |caller| caller.service().map_or(caller.id().as_str(), SpiffeId::path));
         let shadow = record.shadow.map_or(String::new(), |shadow| format!(" would-be {}", shadow.outcome.as_str()));
         let user =
             record.user.map_or(String::new(), |user| format!(" for {user} in {}", record.transaction.unwrap_or("-")));
@@ -149,7 +149,7 @@ impl Rig {
 }
 
 async fn read(caller: Caller, Path(key): Path<String>) -> String {
-    format!("{} {key}", caller.id().path())
+    format!("{} {key}", caller.service().unwrap().path())
 }
 
 async fn change(grant: Grant, Path(id): Path<String>) -> Result<String, Refused> {

@@ -92,6 +92,18 @@ pub fn verify(token: &str, issuers: &UserIssuers, now: Timestamp) -> Result<Veri
     verify_compact(&Compact::parse_tolerating(token, TOLERATED)?, issuers, now)
 }
 
+/// The issuer that a token names, if it is believed at all. It says where to look for the key, and nothing else.
+pub(crate) fn claimed_issuer<'i>(
+    compact: &Compact<'_>,
+    issuers: &'i UserIssuers,
+) -> Result<Option<&'i UserIssuer>, JwtError> {
+    if issuers.is_empty() {
+        return Ok(None);
+    }
+    let claims = compact.claims()?;
+    Ok(claims.get("iss").and_then(Value::as_str).and_then(|url| issuers.of_url(url)))
+}
+
 pub(crate) fn verify_compact(
     compact: &Compact<'_>,
     issuers: &UserIssuers,

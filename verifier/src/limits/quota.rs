@@ -14,12 +14,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::Counted;
-use crate::{clock::Timestamp, spiffe::SpiffeId};
+use crate::{caller::CallerId, clock::Timestamp, spiffe::SpiffeId, user::UserId};
 
 /// How much of each daily limit is used up today (UTC).
 ///
-/// At most [`Quotas::MOST`] are counted in a day; whoever comes after that has used up theirs: a quota that is not counted
-/// would be none.
+/// At most [`Quotas::MOST`] are counted in a day, and as many of users; whoever comes after that has used up theirs: a quota that is not counted
+/// would be none. Users are counted by themselves, so that no number of them uses up the quota of a service.
 #[derive(Clone)]
 pub struct Quotas(Arc<Shared>);
 
@@ -33,6 +33,8 @@ struct Today {
     /// Days since 1970.
     day: i64,
     used: HashMap<Key, u32>,
+    /// How many of `used` are of users.
+    of_users: usize,
     unsaved: bool,
 }
 
@@ -40,8 +42,14 @@ struct Today {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Key {
     rule: String,
-    caller: Option<SpiffeId>,
+    caller: Option<CallerId>,
     user: Option<String>,
+}
+
+impl Key {
+    fn counted(&self) -> Counted<'_> {
+        Counted { rule: &self.rule, caller: self.caller.as_ref(), user: self.user.as_deref() }
+    }
 }
 
 /// Why quotas cannot be kept in a file.
@@ -120,7 +128,7 @@ impl Quotas {
         let mut today = self.lock();
         // A clock that was set back begins no new day.
         if day > today.day {
-            *today = Today { day, used: HashMap::new(), unsaved: true };
+            *today = Today { day, used: HashMap::new(), of_users: 0, unsaved: true };
         }
         let midnight = Timestamp::from_unix_millis((today.day + 1).saturating_mul(DAY_MILLIS));
         let key = Key {
@@ -128,16 +136,16 @@ impl Quotas {
             caller: counted.caller.cloned(),
             user: counted.user.map(str::to_owned),
         };
-        let room = today.used.len() < Self::MOST;
-        let used = match today.used.get_mut(&key) {
-            Some(used) => used,
-            None if room => today.used.entry(key).or_insert(0),
-            None => return Err(midnight.since(now)),
-        };
-        if *used >= count.get() {
-            return Err(midnight.since(now));
+        let by_user = counted.is_by_user();
+        let kept = if by_user { today.of_users } else { today.used.len() - today.of_users };
+        match today.used.get_mut(&key) {
+            Some(used) if *used < count.get() => *used += 1,
+            None if kept < Self::MOST => {
+                today.of_users += usize::from(by_user);
+                today.used.insert(key, 1);
+            }
+            Some(_) | None => return Err(midnight.since(now)),
         }
-        *used += 1;
         today.unsaved = true;
         Ok(())
     }
@@ -202,16 +210,25 @@ fn read(path: &Path) -> Result<Today, QuotaFileError> {
     if stored.version != FILE_VERSION {
         return Err(damaged(format!("its version is {}, known is {FILE_VERSION}", stored.version)));
     }
-    if stored.used.len() > Quotas::MOST {
-        return Err(damaged(format!("it counts more than {} quotas", Quotas::MOST)));
+    if stored.used.len() > 2 * Quotas::MOST {
+        return Err(damaged(format!("it counts more than {} quotas", 2 * Quotas::MOST)));
     }
     let mut used = HashMap::with_capacity(stored.used.len());
     for count in stored.used {
-        let caller =
-            count.caller.map(|id| SpiffeId::parse(&id)).transpose().map_err(|error| damaged(error.to_string()))?;
+        let caller = count.caller.map(|id| caller(&id)).transpose().map_err(damaged)?;
         used.insert(Key { rule: count.rule, caller, user: count.user }, count.used);
     }
-    Ok(Today { day: stored.day, used, unsaved: false })
+    let of_users = used.keys().filter(|key| key.counted().is_by_user()).count();
+    Ok(Today { day: stored.day, used, of_users, unsaved: false })
+}
+
+/// No text is both: see [`CallerId::as_str`].
+fn caller(text: &str) -> Result<CallerId, String> {
+    if text.starts_with("spiffe:") {
+        SpiffeId::parse(text).map(CallerId::Service).map_err(|error| error.to_string())
+    } else {
+        UserId::parse(text).map(CallerId::User).map_err(|error| error.to_string())
+    }
 }
 
 /// Aside, synced, renamed: a crash leaves the old one or the new one.
@@ -250,6 +267,15 @@ mod tests {
         let quotas = Quotas::in_file(&path).unwrap();
         assert_eq!(quotas.take(&counted("john"), COUNT, hour(26)), Err(Duration::from_secs(22 * 3600)));
         quotas.take(&counted("mary"), COUNT, hour(26)).unwrap();
+        // A user who calls and a service are as they were, too.
+        for text in ["corp:john", "spiffe://example.org/a"] {
+            let caller = caller(text).unwrap();
+            let counted = Counted { rule: "r", caller: Some(&caller), user: None };
+            quotas.take(&counted, NonZeroU32::MIN, hour(26)).unwrap();
+            quotas.save().unwrap();
+            let quotas = Quotas::in_file(&path).unwrap();
+            assert!(quotas.take(&counted, NonZeroU32::MIN, hour(26)).is_err(), "{text}");
+        }
         // The clock set back a day gives nothing; the next day does.
         assert!(quotas.take(&counted("john"), COUNT, hour(2)).is_err());
         quotas.take(&counted("john"), COUNT, hour(48)).unwrap();

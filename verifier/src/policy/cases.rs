@@ -3,9 +3,9 @@
 //! ```toml
 //! [[case]]
 //! name   = "an exporter reads"
-//! caller = "/export"
+//! caller = "/export"          # or a user who calls: "corp:charlie"
 //! op     = "GET /v1/config/x"
-//! proof  = "api-key"          # x509 when left out; also roles, asserted, via, user, scope, facts, at
+//! proof  = "api-key"          # x509, or for a user id-token, when left out; also roles, asserted, via, user, scope, facts, at
 //! expect = "allow"            # or "deny", "second-stage"
 //! rule   = "exporters read their limits"
 //! ```
@@ -21,6 +21,7 @@ use crate::{
     caller::{Caller, Proof, ProofKind, RoleName, Roles},
     clock::Timestamp,
     spiffe::{SpiffeId, TrustDomain},
+    user::{Facts as Presented, IssuerName, PresentedUser, UserId, UserIdError},
 };
 
 /// What came of one case.
@@ -44,9 +45,9 @@ pub struct CaseResult {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Query {
-    /// Who calls.
+    /// Who calls: a service or a user.
     pub caller: Caller,
-    /// Its user: who, and for what.
+    /// The user that a service calls for: who, and for what.
     pub user: Option<(String, String)>,
     /// What it wants, as [`Operation::parse`] reads it.
     pub operation: String,
@@ -61,13 +62,33 @@ pub struct Query {
 #[non_exhaustive]
 pub enum QueryError {
     /// The caller or the proxy is no SPIFFE ID.
-    #[error("`{}` is no caller: {source}; write `/path` or `spiffe://…`", .text.escape_debug())]
+    #[error("`{}` is no caller: {source}; write `/path` or `spiffe://…` for a service, `ISSUER:SUBJECT` for a user", .text.escape_debug())]
     Caller {
         /// What was given, shortened.
         text: String,
         /// Why.
         source: crate::spiffe::SpiffeIdError,
     },
+    /// The caller is meant to be a user, and is none.
+    #[error("`{}` is no user: {source}; write `ISSUER:SUBJECT`, such as `corp:charlie`", .text.escape_debug())]
+    User {
+        /// What was given, shortened.
+        text: String,
+        /// Why.
+        source: UserIdError,
+    },
+    /// A proof that the caller's kind never has.
+    #[error("`{proof}` proves {}, and the caller is {}", if proof.is_of_users() { "a user" } else { "a service" }, if proof.is_of_users() { "a service" } else { "a user" })]
+    ProofOfOther {
+        /// The kind.
+        proof: ProofKind,
+    },
+    /// A user who calls acts for nobody else.
+    #[error("the caller is a user, who calls for nobody else; leave the other user out")]
+    TwoUsers,
+    /// A scope that belongs to nobody.
+    #[error("a scope without a user: a service's own credential has none")]
+    ScopeWithoutUser,
     /// A role that is none.
     #[error(transparent)]
     Role(#[from] crate::caller::RoleNameError),
@@ -85,11 +106,13 @@ pub enum QueryError {
 /// The parts of a query about the caller, as texts.
 #[derive(Clone, Copy, Debug)]
 pub struct CallerText<'a> {
-    /// `/path` of the trust domain, or a whole SPIFFE ID.
+    /// `/path` of the trust domain, a whole SPIFFE ID, or a user: `ISSUER:SUBJECT`.
     pub id: &'a str,
-    /// How it proves that.
-    pub proof: ProofKind,
-    /// Roles that its record grants.
+    /// How it proves that: when left out, a service by its X.509-SVID, a user by an ID token.
+    pub proof: Option<ProofKind>,
+    /// The scope of a user's own token; none is unknown.
+    pub scope: Option<&'a str>,
+    /// Roles that its record grants, or a user's issuer says.
     pub roles: &'a [String],
     /// Roles that its credential asserts, if it does.
     pub asserted: Option<&'a [String]>,
@@ -120,9 +143,30 @@ impl Query {
             Ok(names.iter().map(|name| RoleName::parse(name)).collect::<Result<Roles, _>>()?)
         };
         Operation::parse(operation)?;
-        let proof = Proof { kind: caller.proof, key_id: "a query".into() };
-        let mut made = Caller::new(id(caller.id)?, proof, Timestamp::MAX)
-            .with_roles(roles(caller.roles)?, caller.asserted.map(roles).transpose()?);
+        let is_user = caller.id.split_once(':').is_some_and(|(issuer, _)| IssuerName::parse(issuer).is_ok());
+        let kind = caller.proof.unwrap_or(if is_user { ProofKind::IdToken } else { ProofKind::X509Svid });
+        if kind.is_of_users() != is_user {
+            return Err(QueryError::ProofOfOther { proof: kind });
+        }
+        let key_id = "a query".into();
+        let mut made = if is_user {
+            let text = || caller.id.chars().take(200).collect();
+            let user = Presented {
+                id: UserId::parse(caller.id).map_err(|source| QueryError::User { text: text(), source })?,
+                roles: roles(caller.roles)?,
+                scope: caller.scope.map(Into::into),
+                kind,
+                key_id,
+                token_id: None,
+                valid_until: Timestamp::MAX,
+            };
+            Caller::of_user(PresentedUser::new(user))
+        } else if caller.scope.is_some() {
+            return Err(QueryError::ScopeWithoutUser);
+        } else {
+            Caller::new(id(caller.id)?, Proof { kind, key_id }, Timestamp::MAX)
+                .with_roles(roles(caller.roles)?, caller.asserted.map(roles).transpose()?)
+        };
         if let Some(via) = caller.via {
             made = made.with_via(id(via)?);
         }
@@ -132,9 +176,14 @@ impl Query {
     /// Asks a policy.
     ///
     /// # Errors
-    /// When the operation is none; [`Query::new`] has looked.
+    /// When the operation is none ([`Query::new`] has looked), or a user calls for another one.
     pub fn explain(&self, policy: &Policy) -> Result<Explanation, QueryError> {
-        let user = self.user.as_ref().map(|(sub, scope)| User { sub, scope });
+        let user = match (self.caller.presented_user(), &self.user) {
+            (Some(_), Some(_)) => return Err(QueryError::TwoUsers),
+            (Some(user), None) => Some(User::from(user)),
+            (None, Some((sub, scope))) => Some(User { sub, scope: Some(scope) }),
+            (None, None) => None,
+        };
         let operation = Operation::parse(&self.operation)?;
         Ok(policy.explain(&Access { caller: &self.caller, user, operation, facts: self.facts.as_ref(), at: self.at }))
     }
@@ -253,8 +302,8 @@ impl Case {
             }
             known
         });
-        let kind = proof.as_deref().map_or(Some(ProofKind::X509Svid), ProofKind::parse);
-        if kind.is_none() {
+        let kind = proof.as_deref().map(ProofKind::parse);
+        if kind == Some(None) {
             let known = ProofKind::ALL.map(ProofKind::as_str).join(", ");
             findings
                 .error(&whole, "unknown-value", "`proof` names no kind of credential")
@@ -281,9 +330,15 @@ impl Case {
             }
             at
         });
-        let (caller, op, at, proof, expect) = (caller?, op?, at?, kind?, expect?);
-        let caller =
-            CallerText { id: &caller, proof, roles: &roles, asserted: asserted.as_deref(), via: via.as_deref() };
+        let (caller, op, at, expect) = (caller?, op?, at?, expect?);
+        let caller = CallerText {
+            id: &caller,
+            proof: kind.flatten(),
+            scope: scope.as_deref().filter(|_| user.is_none()),
+            roles: &roles,
+            asserted: asserted.as_deref(),
+            via: via.as_deref(),
+        };
         let mut query = match Query::new(trust_domain, caller, &op, at) {
             Ok(query) => query,
             Err(error) => {
@@ -291,10 +346,10 @@ impl Case {
                 return None;
             }
         };
-        if user.is_none() && scope.is_some() {
-            findings.error(&whole, "wrong-case", "a `scope` without a `user`");
-        }
         query.user = user.map(|user| (user, scope.unwrap_or_default()));
+        if query.user.is_some() && query.caller.user().is_some() {
+            findings.error(&whole, "wrong-case", QueryError::TwoUsers.to_string());
+        }
         query.facts = facts;
         Some(Self { name: name.unwrap_or_else(|| op.clone()), query, expect, rule })
     }

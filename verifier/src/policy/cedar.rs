@@ -10,7 +10,7 @@ use super::{
     compile::Compiled,
     condition,
     operation::OperationPattern,
-    syntax::{At, CallerPattern, Mode, Rule, RuleEffect, UserRule},
+    syntax::{At, CallerPattern, Mode, Rule, RuleEffect, UserPattern, UserRule},
 };
 use crate::{
     caller::{ProofKind, RoleName},
@@ -22,7 +22,9 @@ impl Policy {
     ///
     /// The context has `caller_id`, `patterns` (of callers) and `routes` that match, `granted` and perhaps `asserted` roles, `proof` and
     /// `strength` (0 for an API key to 3 for an X.509-SVID), perhaps `via` and `via_patterns`, perhaps `user`, `at` and `valid_until`
-    /// in milliseconds, `ambiguous`, and for conditions `caller`, `params_of` and `resource`. A `forbid` that fails to evaluate denies.
+    /// in milliseconds, `ambiguous`, and for conditions `caller`, `params_of` and `resource`. Where a user calls with no service in front,
+    /// `caller_user`, `caller_issuer` and `granted_user` say who, and `caller_id`, `patterns` and `granted` are empty; where a service calls,
+    /// it is the other way round. A `forbid` that fails to evaluate denies.
     #[must_use]
     pub fn to_cedar(&self, shadow: bool) -> String {
         let compiled = &*self.0;
@@ -63,7 +65,8 @@ fn conditions(compiled: &Compiled, rule: &Rule) -> Vec<String> {
     let denies = rule.effect == RuleEffect::Deny;
     if !rule.takes_every_caller() {
         let callers = rule.callers.iter().map(|caller| names(compiled, &caller.value, denies));
-        asked.push(any(callers));
+        let users = rule.users.iter().map(|user| names_user(compiled, &user.value));
+        asked.push(any(callers.chain(users)));
     }
     if denies {
         asked.extend(rule.weaker_than.map(|kind| format!("context.strength < {}", strength(kind))));
@@ -86,9 +89,9 @@ fn conditions(compiled: &Compiled, rule: &Rule) -> Vec<String> {
         let words = scope.split(' ').map(|word| format!("context.user.scope.contains({})", quoted(word)));
         let all = words.collect::<Vec<_>>().join(" && ");
         asked.push(if denies {
-            format!("(!(context has user) || ({all}))")
+            format!("(!(context has user) || !(context.user has scope) || ({all}))")
         } else {
-            format!("(context has user && {all})")
+            format!("(context has user && context.user has scope && {all})")
         });
     }
     let routes = |routes: &[At<OperationPattern>]| {
@@ -142,6 +145,18 @@ fn names(compiled: &Compiled, caller: &CallerPattern, denies: bool) -> String {
     }
 }
 
+fn names_user(compiled: &Compiled, user: &UserPattern) -> String {
+    match user {
+        UserPattern::Id(id) => format!("context.caller_user == {}", quoted(id.as_str())),
+        UserPattern::Issuer(issuer) => format!("context.caller_issuer == {}", quoted(issuer.as_str())),
+        UserPattern::Role(role) => {
+            let claimed = format!("context.granted_user.contains({})", quoted(role.as_str()));
+            let members = compiled.roles.iter().filter(|known| known.name == *role).flat_map(|role| &role.users);
+            any(std::iter::once(claimed).chain(members.map(|member| names_user(compiled, &member.value))))
+        }
+    }
+}
+
 fn granted(compiled: &Compiled, role: &RoleName) -> String {
     let record = format!("context.granted.contains({})", quoted(role.as_str()));
     let members = compiled.roles.iter().filter(|known| known.name == *role).flat_map(|role| &role.members);
@@ -160,7 +175,11 @@ pub(super) fn route_text(route: &OperationPattern) -> String {
 pub(super) fn strength(kind: ProofKind) -> u8 {
     match kind {
         ProofKind::X509Svid => 3,
-        ProofKind::JwtSvid | ProofKind::AccessToken => 2,
+        ProofKind::JwtSvid
+        | ProofKind::AccessToken
+        | ProofKind::IdToken
+        | ProofKind::UserAccessToken
+        | ProofKind::Session => 2,
         ProofKind::SharedSecret => 1,
         ProofKind::ApiKey => 0,
     }

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use super::{
     PolicyVersion,
     operation::{Method, Operation, OperationPattern, Piece, Template},
-    syntax::{Accept, At, CallerPattern, File, Mode, Rule, RuleEffect},
+    syntax::{Accept, At, CallerPattern, File, Mode, Rule, RuleEffect, UserPattern},
     trie::{Lists, NONE, Part, Trie, TrieBuilder, Words, number},
 };
 use crate::{
-    caller::{RoleName, Strength},
+    caller::{CallerId, RoleName, Strength},
     spiffe::{Pattern, Segment, SpiffeId},
+    user::{IssuerName, UserId},
 };
 
 /// The most pairs of a caller and an operation that one policy may name.
@@ -49,13 +50,14 @@ pub(super) struct Check {
     pub(super) strength: Strength,
 }
 
-/// What names callers, by number: IDs, patterns, roles; one number for everybody.
+/// What names callers, by number: IDs, patterns, issuers, roles; one number for everybody. What names services and what names users are
+/// apart: [`SERVICES`], [`USERS`] and [`ISSUERS`] are the first halves of their words.
 #[derive(Debug)]
 pub(super) struct CallerIndex {
-    /// By ID without its scheme: which of `sets`.
+    /// By ID, a service's without its scheme, or issuer: which of `sets`.
     ids: Words,
     patterns: Trie,
-    /// By name: which number.
+    /// By name: which number. A role of services is another one than the role of users by the same name.
     roles: Words,
     /// Numbers of an ID or of a pattern: its own and those of the roles that it is given.
     sets: Box<[Box<[Named]>]>,
@@ -74,6 +76,10 @@ pub(super) struct Named {
 
 /// Everybody, and everything.
 pub(super) const EVERY: u32 = 0;
+
+const SERVICES: u32 = 0;
+const USERS: u32 = 1;
+const ISSUERS: u32 = 2;
 
 /// Operations by number.
 #[derive(Debug)]
@@ -97,7 +103,7 @@ impl Compiled {
             .iter()
             .map(|rule| {
                 let operations: usize = rule.operations.iter().map(|operation| places(&operation.value).count()).sum();
-                rule.callers.len().max(1).saturating_mul(operations.max(1))
+                (rule.callers.len() + rule.users.len()).max(1).saturating_mul(operations.max(1))
             })
             .fold(0, usize::saturating_add);
         if pairs > MAX_PAIRS {
@@ -105,9 +111,13 @@ impl Compiled {
         }
         let mut callers = CallerIndexBuilder::default();
         for role in &file.roles {
-            let of_role = callers.role(&role.name);
+            let of_role = callers.role(SERVICES, &role.name);
             for member in &role.members {
                 callers.add(&member.value, of_role, Some(&role.name));
+            }
+            let of_role = callers.role(USERS, &role.name);
+            for user in &role.users {
+                callers.add_user(&user.value, of_role, Some(&role.name));
             }
         }
         let mut trie = TrieBuilder::new();
@@ -117,7 +127,9 @@ impl Compiled {
             let named: Vec<u32> = if rule.takes_every_caller() {
                 vec![EVERY]
             } else {
-                rule.callers.iter().map(|caller| callers.of_rule(&caller.value)).collect()
+                let mut named: Vec<u32> = rule.callers.iter().map(|caller| callers.of_rule(&caller.value)).collect();
+                named.extend(rule.users.iter().map(|user| callers.user_of_rule(&user.value)));
+                named
             };
             let mut routes: Vec<u32> = Vec::new();
             if rule.takes_every_operation() {
@@ -244,8 +256,11 @@ struct CallerIndexBuilder {
     /// Each with its own number.
     ids: HashMap<SpiffeId, u32>,
     patterns: HashMap<String, (Pattern, u32)>,
-    roles: HashMap<RoleName, u32>,
-    /// What an ID or a pattern, by its number, stands for.
+    users: HashMap<UserId, u32>,
+    issuers: HashMap<IssuerName, u32>,
+    /// Of services and of users.
+    roles: HashMap<(u32, RoleName), u32>,
+    /// What an ID, a pattern or an issuer, by its number, stands for.
     named: HashMap<u32, Vec<Named>>,
     next: u32,
 }
@@ -257,13 +272,55 @@ impl CallerIndexBuilder {
         self.next
     }
 
-    fn role(&mut self, role: &RoleName) -> u32 {
-        if let Some(known) = self.roles.get(role) {
+    fn role(&mut self, of: u32, role: &RoleName) -> u32 {
+        let key = (of, role.clone());
+        if let Some(known) = self.roles.get(&key) {
             return *known;
         }
         let number = self.fresh();
-        self.roles.insert(role.clone(), number);
+        self.roles.insert(key, number);
         number
+    }
+
+    /// The number of a user, an issuer or a role of users.
+    fn user_number(&mut self, user: &UserPattern) -> u32 {
+        let known = match user {
+            UserPattern::Id(id) => self.users.get(id).copied(),
+            UserPattern::Issuer(issuer) => self.issuers.get(issuer).copied(),
+            UserPattern::Role(role) => return self.role(USERS, role),
+        };
+        if let Some(known) = known {
+            return known;
+        }
+        let number = self.fresh();
+        match user {
+            UserPattern::Id(id) => drop(self.users.insert(id.clone(), number)),
+            UserPattern::Issuer(issuer) => drop(self.issuers.insert(issuer.clone(), number)),
+            UserPattern::Role(_) => {}
+        }
+        number
+    }
+
+    /// The number of a rule's user.
+    fn user_of_rule(&mut self, user: &UserPattern) -> u32 {
+        let number = self.user_number(user);
+        if !matches!(user, UserPattern::Role(_)) {
+            self.add_user(user, number, None);
+        }
+        number
+    }
+
+    /// Whoever is this user is named by `number`.
+    fn add_user(&mut self, user: &UserPattern, number: u32, role: Option<&RoleName>) {
+        let of_user = self.user_number(user);
+        self.name(of_user, number, role);
+    }
+
+    fn name(&mut self, of: u32, number: u32, role: Option<&RoleName>) {
+        let named = self.named.entry(of).or_default();
+        if !named.iter().any(|known| known.number == number) {
+            named.push(Named { number, role: role.cloned() });
+        }
     }
 
     /// The number of an ID or a pattern.
@@ -286,7 +343,7 @@ impl CallerIndexBuilder {
                 self.patterns.insert(text, (pattern.clone(), number));
                 number
             }
-            CallerPattern::Role(role) => self.role(role),
+            CallerPattern::Role(role) => self.role(SERVICES, role),
             CallerPattern::Direct => NONE,
         }
     }
@@ -303,10 +360,7 @@ impl CallerIndexBuilder {
     /// Whoever is this caller is named by `number`.
     fn add(&mut self, caller: &CallerPattern, number: u32, role: Option<&RoleName>) {
         let of_caller = self.number(caller);
-        let named = self.named.entry(of_caller).or_default();
-        if !named.iter().any(|known| known.number == number) {
-            named.push(Named { number, role: role.cloned() });
-        }
+        self.name(of_caller, number, role);
     }
 
     fn build(mut self) -> CallerIndex {
@@ -317,6 +371,10 @@ impl CallerIndexBuilder {
         };
         let ids: Vec<(SpiffeId, u32)> =
             self.ids.into_iter().map(|(id, number)| (id, keep(self.named.remove(&number)))).collect();
+        let users: Vec<(UserId, u32)> =
+            self.users.into_iter().map(|(id, number)| (id, keep(self.named.remove(&number)))).collect();
+        let issuers: Vec<(IssuerName, u32)> =
+            self.issuers.into_iter().map(|(name, number)| (name, keep(self.named.remove(&number)))).collect();
         let mut trie = TrieBuilder::new();
         let mut pattern_sets = Vec::new();
         for (pattern, number) in self.patterns.into_values() {
@@ -324,8 +382,11 @@ impl CallerIndexBuilder {
             trie.leaf(pattern_parts(&pattern));
             pattern_sets.push(keep(self.named.remove(&number)));
         }
-        let ids: Vec<_> = ids.iter().map(|(id, set)| (0, without_scheme(id), *set)).collect();
-        let roles: Vec<_> = self.roles.iter().map(|(role, number)| (0, role.as_str(), *number)).collect();
+        let services = ids.iter().map(|(id, set)| (SERVICES, without_scheme(id), *set));
+        let users = users.iter().map(|(id, set)| (USERS, id.as_str(), *set));
+        let issuers = issuers.iter().map(|(name, set)| (ISSUERS, name.as_str(), *set));
+        let ids: Vec<_> = services.chain(users).chain(issuers).collect();
+        let roles: Vec<_> = self.roles.iter().map(|((of, role), number)| (*of, role.as_str(), *number)).collect();
         CallerIndex {
             ids: Words::new(ids.into_iter()),
             patterns: trie.build(),
@@ -352,16 +413,26 @@ impl CallerIndex {
                 visit(named.number, named.role.as_ref().is_none_or(counts));
             }
         };
-        let text = without_scheme(caller.id());
-        set(self.ids.get(0, text.as_bytes()).as_ref());
-        if !self.patterns.is_empty() && !caller.id().is_reserved() {
-            self.patterns.walk(text, &mut |leaf, _| {
-                set(self.pattern_sets.get(usize::try_from(leaf).unwrap_or(usize::MAX)));
-            });
-        }
+        let kind = match caller.id() {
+            CallerId::Service(id) => {
+                let text = without_scheme(id);
+                set(self.ids.get(SERVICES, text.as_bytes()).as_ref());
+                if !self.patterns.is_empty() && !id.is_reserved() {
+                    self.patterns.walk(text, &mut |leaf, _| {
+                        set(self.pattern_sets.get(usize::try_from(leaf).unwrap_or(usize::MAX)));
+                    });
+                }
+                SERVICES
+            }
+            CallerId::User(id) => {
+                set(self.ids.get(USERS, id.as_str().as_bytes()).as_ref());
+                set(self.ids.get(ISSUERS, id.issuer().as_str().as_bytes()).as_ref());
+                USERS
+            }
+        };
         if self.any_roles {
             for role in caller.granted_roles().iter() {
-                if let Some(number) = self.roles.get(0, role.as_str().as_bytes()) {
+                if let Some(number) = self.roles.get(kind, role.as_str().as_bytes()) {
                     visit(number, counts(role));
                 }
             }

@@ -100,7 +100,10 @@ const MAX_BYTES: usize = 2048;
 /// The deepest brackets.
 const MAX_DEPTH: usize = 32;
 
-const CALLER: &[&str] = &["id", "path", "trust_domain", "roles", "asserted", "proof", "via"];
+/// `id`, `path` and `trust_domain` are a service's, `user`, `issuer` and `subject` a user's: of the other kind they are missing, which is "no" for an
+/// allow rule and "yes" for a deny rule.
+const CALLER: &[&str] =
+    &["id", "path", "trust_domain", "user", "issuer", "subject", "roles", "asserted", "proof", "via"];
 const USER: &[&str] = &["sub", "scope"];
 /// Words of Cedar that may stand alone.
 const WORDS: &[&str] = &["true", "false", "if", "then", "else", "has", "like"];

@@ -1,7 +1,7 @@
 //! The answer to one request.
 
 use super::{
-    Access, Decision, Effect, RuleId, Shadow, Why,
+    Access, Decision, Effect, RuleId, Shadow, User, Why,
     compile::{Check, Compiled, EVERY},
     condition::Outcome,
     operation::Operation,
@@ -116,6 +116,7 @@ pub(super) fn judge_rest(rule: &Rule, access: &Access<'_>) -> Verdict {
         match access.user {
             // A scope that cannot be known: "no" for an allow rule, "yes" for a deny rule.
             None if !denies => return Verdict::No(Why::UserRequired),
+            Some(User { scope: None, .. }) if denies => {}
             Some(user) if !user.has_scope(scope) => return Verdict::No(Why::ScopeTooSmall),
             None | Some(_) => {}
         }

@@ -5,24 +5,25 @@ use std::collections::{BTreeSet, HashSet};
 use super::{
     Access, Decision, Effect, Method, Operation, Policy, User,
     decide::names_operation,
-    explain::names_caller,
+    explain::names,
     operation::{OperationPattern, Piece, Template},
-    syntax::{At, CallerPattern, Rule},
+    syntax::{At, CallerPattern, Rule, UserPattern},
 };
 use crate::{
-    caller::{Caller, Proof, ProofKind, RoleName, Roles},
+    caller::{Caller, CallerId, Proof, ProofKind, RoleName, Roles},
     clock::Timestamp,
     spiffe::{Pattern, Segment, SpiffeId, TrustDomain},
+    user::{Facts, IssuerName, PresentedUser, UserId},
 };
 
 /// One answer that changed. Where a rule has a pattern or a variable, `any` stands for it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Difference {
-    /// Who asks: its ID, and with `+role:…` a role that its record grants.
+    /// Who asks: a service or a user by its ID, and with `+role:…` a role that its record grants, or a user's issuer says.
     pub caller: String,
     /// With which kinds of credentials the answers differ in this way.
     pub proofs: Vec<ProofKind>,
-    /// The user's scope; `None` without a user.
+    /// The user's scope; `None` without a user, and where a user who calls has a token that does not say.
     pub scope: Option<String>,
     /// What is asked.
     pub operation: String,
@@ -79,17 +80,18 @@ impl Policy {
                     return found;
                 }
                 let Ok(operation) = Operation::parse(operation) else { continue };
-                let with = |kind| {
-                    let proof = Proof { kind, key_id: "a question".into() };
-                    Caller::new(id.clone(), proof, Timestamp::MAX).with_roles(roles.0.clone(), None)
-                };
-                if !changed.concerns(&both, &with(ProofKind::X509Svid), &operation) {
+                let of_users = id.user().is_some();
+                let first = if of_users { ProofKind::IdToken } else { ProofKind::X509Svid };
+                if !changed.concerns(&both, &asking(id, roles, first, None), &operation) {
                     continue;
                 }
                 for scope in &scopes {
-                    let user = scope.as_deref().map(|scope| User { sub: ANY, scope });
-                    for kind in ProofKind::ALL {
-                        let caller = with(kind);
+                    for kind in ProofKind::ALL.into_iter().filter(|kind| kind.is_of_users() == of_users) {
+                        let caller = asking(id, roles, kind, scope.as_deref());
+                        let user = match caller.presented_user() {
+                            Some(user) => Some(User::from(user)),
+                            None => scope.as_deref().map(|scope| User { sub: ANY, scope: Some(scope) }),
+                        };
                         let access = Access { caller: &caller, user, operation, facts: None, at };
                         let (before, after) = (self.decide(&access), new.decide(&access));
                         found.asked += 1;
@@ -152,7 +154,8 @@ impl Changed {
             keys.iter().enumerate().filter(|(_, key)| !others.contains(key)).map(|(place, _)| place).collect()
         };
         let roles = |policy: &Policy| {
-            policy.0.roles.iter().map(|role| (role.name.clone(), texts(&role.members))).collect::<BTreeSet<_>>()
+            let of_role = |role: &super::syntax::Role| (role.name.clone(), texts(&role.members), texts(&role.users));
+            policy.0.roles.iter().map(of_role).collect::<BTreeSet<_>>()
         };
         Self {
             everything: old.0.accept != new.0.accept || roles(old) != roles(new),
@@ -164,15 +167,33 @@ impl Changed {
     fn concerns(&self, both: &[&Policy; 2], caller: &Caller, operation: &Operation<'_>) -> bool {
         self.everything
             || both.iter().zip(&self.rules).any(|(policy, changed)| {
-                changed.iter().filter_map(|place| policy.0.rules.get(*place)).any(|rule| {
-                    let named = |own: &At<CallerPattern>| names_caller(&policy.0, &own.value, caller, true);
-                    names_operation(rule, operation) && (rule.takes_every_caller() || rule.callers.iter().any(named))
-                })
+                let mut rules = changed.iter().filter_map(|place| policy.0.rules.get(*place));
+                rules.any(|rule| names_operation(rule, operation) && names(&policy.0, rule, caller, true))
             })
     }
 }
 
-fn texts(callers: &[At<CallerPattern>]) -> BTreeSet<String> {
+/// A caller that asks.
+fn asking(id: &CallerId, roles: &RolesInOrder, kind: ProofKind, scope: Option<&str>) -> Caller {
+    let key_id = "a question".into();
+    match id {
+        CallerId::Service(id) => {
+            let caller = Caller::new(id.clone(), Proof { kind, key_id }, Timestamp::MAX);
+            caller.with_roles(roles.0.clone(), None)
+        }
+        CallerId::User(id) => Caller::of_user(PresentedUser::new(Facts {
+            id: id.clone(),
+            roles: roles.0.clone(),
+            scope: scope.map(Into::into),
+            kind,
+            key_id,
+            token_id: None,
+            valid_until: Timestamp::MAX,
+        })),
+    }
+}
+
+fn texts<T: std::fmt::Display>(callers: &[At<T>]) -> BTreeSet<String> {
     callers.iter().map(|caller| caller.value.to_string()).collect()
 }
 
@@ -181,16 +202,30 @@ fn key(rule: &Rule) -> String {
     let operations: Vec<_> = rule.operations.iter().map(|operation| operation.value.clone()).collect();
     let when = rule.when.as_ref().map(super::condition::Condition::text);
     let asked = (rule.effect, rule.mode, texts(&rule.callers), operations, rule.proof.strength(), rule.weaker_than);
-    format!("{asked:?} {:?} {:?} {:?} {when:?}", rule.via, rule.user, rule.scope)
+    format!("{asked:?} {:?} {:?} {:?} {:?} {when:?}", texts(&rule.users), rule.via, rule.user, rule.scope)
 }
 
 /// One caller for everything that a rule or a role names.
-fn callers(both: &[&Policy; 2], trust_domain: &TrustDomain) -> BTreeSet<(String, SpiffeId, RolesInOrder)> {
+fn callers(both: &[&Policy; 2], trust_domain: &TrustDomain) -> BTreeSet<(String, CallerId, RolesInOrder)> {
     let mut callers = BTreeSet::new();
-    let mut add = |id: SpiffeId, role: Option<&RoleName>| {
+    let mut put = |id: CallerId, role: Option<&RoleName>| {
         let who = role.map_or_else(|| id.to_string(), |role| format!("{id} +role:{role}"));
         callers.insert((who, id, RolesInOrder(role.cloned().into_iter().collect())));
     };
+    let user = |issuer: Option<IssuerName>| issuer.and_then(|issuer| UserId::new(issuer, ANY).ok()).map(CallerId::User);
+    let some_user = user(IssuerName::parse(ANY).ok());
+    for policy in both {
+        let members = policy.0.roles.iter().flat_map(|role| &role.users);
+        for named in policy.0.rules.iter().flat_map(|rule| &rule.users).chain(members) {
+            some_user.iter().for_each(|id| put(id.clone(), None));
+            match &named.value {
+                UserPattern::Id(id) => put(CallerId::User(id.clone()), None),
+                UserPattern::Issuer(issuer) => user(Some(issuer.clone())).into_iter().for_each(|id| put(id, None)),
+                UserPattern::Role(role) => some_user.iter().for_each(|id| put(id.clone(), Some(role))),
+            }
+        }
+    }
+    let mut add = |id: SpiffeId, role: Option<&RoleName>| put(CallerId::Service(id), role);
     let stranger = SpiffeId::new(trust_domain, &format!("/{ANY}")).ok();
     stranger.iter().for_each(|id| add(id.clone(), None));
     for policy in both {
@@ -267,6 +302,19 @@ fn examples(operation: &OperationPattern) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use crate::policy::tests::{NOW, PROPOSED, example as domain, policy};
+
+    #[test]
+    fn users_who_may_more_are_told_as_users() {
+        let old = policy("[[allow]]\nname = \"a\"\ncallers = [\"/a\"]\nhttp = [\"GET /x\"]\n");
+        let new = policy(
+            "[[allow]]\nname = \"a\"\ncallers = [\"/a\"]\nusers = [\"corp\", \"role:editor\"]\nhttp = [\"GET /x\"]\n",
+        );
+        let found = old.differences(&new, &domain(), NOW);
+        let who: std::collections::BTreeSet<_> = found.changes.iter().map(|change| change.caller.as_str()).collect();
+        assert_eq!(who.into_iter().collect::<Vec<_>>(), ["any:any +role:editor", "corp:any"]);
+        assert!(found.changes.iter().all(|change| change.proofs.iter().all(|kind| kind.is_of_users())));
+        assert!(found.complete && new.differences(&new, &domain(), NOW).changes.is_empty());
+    }
 
     #[test]
     fn pairs_that_changed() {

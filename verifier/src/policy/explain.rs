@@ -8,9 +8,12 @@ use super::{
     condition::Condition,
     decide::{Verdict, judge_rest, names_operation},
     operation::{Operation, OperationPattern},
-    syntax::{CallerPattern, Mode, Rule, RuleEffect, UserRule},
+    syntax::{CallerPattern, Mode, Rule, RuleEffect, UserPattern, UserRule},
 };
-use crate::{caller::Caller, spiffe::SpiffeId};
+use crate::{
+    caller::{Caller, CallerId},
+    spiffe::SpiffeId,
+};
 
 /// An answer, and what led to it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -76,18 +79,13 @@ fn differences(compiled: &Compiled, rule: &Rule, access: &Access<'_>) -> Vec<(us
     let mut found = Vec::new();
     let denies = rule.effect == RuleEffect::Deny;
     let caller = access.caller;
-    let named = |own: &CallerPattern| names_caller(compiled, own, caller, denies);
-    if !rule.takes_every_caller() && !rule.callers.iter().any(|own| named(&own.value)) {
+    if !names(compiled, rule, caller, denies) {
         let unasserted = rule.callers.iter().find(|own| names_caller(compiled, &own.value, caller, true));
         found.push((
             4,
             match unasserted {
                 Some(role) => format!("`{}` is granted but the credential does not assert it", role.value),
-                None => format!(
-                    "the caller `{}` is none of {}",
-                    caller.id(),
-                    few(rule.callers.iter().map(|own| &own.value))
-                ),
+                None => caller_difference(rule, caller),
             },
         ));
     }
@@ -119,7 +117,7 @@ fn refused(rule: &Rule, access: &Access<'_>, why: Why) -> String {
         Why::UserForbidden => "there is a user".to_owned(),
         Why::ScopeTooSmall => format!(
             "the user's scope is `{}`, the rule asks for `{}`",
-            access.user.map(|user| user.scope).unwrap_or_default(),
+            access.user.and_then(|user| user.scope).unwrap_or("(unknown)"),
             rule.scope.as_deref().unwrap_or_default()
         ),
         Why::ConditionFalse => format!("the condition `{when}` does not hold"),
@@ -151,8 +149,45 @@ fn operation_difference(rule: &Rule, operation: &Operation<'_>) -> (usize, Strin
     (5, format!("`{operation}` is none of {}", few(rule.operations.iter().map(|own| &own.value))))
 }
 
-/// Whether a caller is one of these. `granted`: by what is granted alone, as deny rules look at it.
+fn caller_difference(rule: &Rule, caller: &Caller) -> String {
+    let (kind, named) = match caller.id() {
+        CallerId::Service(_) => ("caller", rule.callers.iter().map(|own| own.value.to_string()).collect::<Vec<_>>()),
+        CallerId::User(_) => ("user", rule.users.iter().map(|own| own.value.to_string()).collect::<Vec<_>>()),
+    };
+    if named.is_empty() {
+        let other = if kind == "user" { "services" } else { "users" };
+        return format!("the {kind} `{}` calls, and the rule is for {other}", caller.id());
+    }
+    format!("the {kind} `{}` is none of {}", caller.id(), few(named.iter()))
+}
+
+/// Whether a rule names a caller, a service or a user. Slow and obvious.
+pub(super) fn names(compiled: &Compiled, rule: &Rule, caller: &Caller, granted: bool) -> bool {
+    rule.takes_every_caller()
+        || rule.callers.iter().any(|own| names_caller(compiled, &own.value, caller, granted))
+        || rule.users.iter().any(|own| names_user(compiled, &own.value, caller))
+}
+
+/// Whether a user who calls is one of these.
+fn names_user(compiled: &Compiled, own: &UserPattern, caller: &Caller) -> bool {
+    let Some(user) = caller.user() else { return false };
+    let is = |own: &UserPattern| match own {
+        UserPattern::Id(id) => id == user,
+        UserPattern::Issuer(issuer) => issuer == user.issuer(),
+        UserPattern::Role(_) => false,
+    };
+    match own {
+        UserPattern::Role(role) => {
+            let mut members = compiled.roles.iter().filter(|known| known.name == *role).flat_map(|role| &role.users);
+            caller.granted_roles().contains(role) || members.any(|member| is(&member.value))
+        }
+        other => is(other),
+    }
+}
+
+/// Whether a service that calls is one of these. `granted`: by what is granted alone, as deny rules look at it.
 pub(super) fn names_caller(compiled: &Compiled, own: &CallerPattern, caller: &Caller, granted: bool) -> bool {
+    let Some(service) = caller.service() else { return false };
     let is = |own: &CallerPattern, id: &SpiffeId| match own {
         CallerPattern::Id(own) => own == id,
         CallerPattern::Pattern(pattern) => pattern.contains(id),
@@ -161,10 +196,10 @@ pub(super) fn names_caller(compiled: &Compiled, own: &CallerPattern, caller: &Ca
     match own {
         CallerPattern::Role(role) => {
             let mut members = compiled.roles.iter().filter(|known| known.name == *role).flat_map(|role| &role.members);
-            let has = caller.granted_roles().contains(role) || members.any(|member| is(&member.value, caller.id()));
+            let has = caller.granted_roles().contains(role) || members.any(|member| is(&member.value, service));
             has && (granted || caller.asserted_roles().is_none_or(|asserted| asserted.contains(role)))
         }
-        other => is(other, caller.id()),
+        other => is(other, service),
     }
 }
 

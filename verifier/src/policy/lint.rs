@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use super::{
     compile::parts,
     finding::Findings,
-    syntax::{CallerPattern, File, Mode, Rule, RuleEffect, UserRule},
+    syntax::{CallerPattern, File, Mode, Rule, RuleEffect, UserPattern, UserRule},
     trie::TrieBuilder,
 };
 use crate::{
@@ -119,7 +119,8 @@ fn covers(by: &Rule, rule: &Rule) -> bool {
     let decides = by.effect == RuleEffect::Deny || rule.effect == RuleEffect::Allow;
     let callers = by.takes_every_caller()
         || (!rule.takes_every_caller()
-            && rule.callers.iter().all(|one| by.callers.iter().any(|own| covers_caller(&own.value, &one.value))));
+            && rule.callers.iter().all(|one| by.callers.iter().any(|own| covers_caller(&own.value, &one.value)))
+            && rule.users.iter().all(|one| by.users.iter().any(|own| covers_user(&own.value, &one.value))));
     let operations = by.takes_every_operation()
         || (!rule.takes_every_operation()
             && rule.operations.iter().all(|one| by.operations.iter().any(|own| own.value.covers(&one.value))));
@@ -136,6 +137,13 @@ fn covers(by: &Rule, rule: &Rule) -> bool {
         && (by.scope.is_none() || (by.scope == rule.scope && by.effect == rule.effect))
         && callers
         && operations
+}
+
+fn covers_user(by: &UserPattern, user: &UserPattern) -> bool {
+    match (by, user) {
+        (UserPattern::Issuer(issuer), UserPattern::Id(id)) => issuer == id.issuer(),
+        (by, user) => by == user,
+    }
 }
 
 fn covers_caller(by: &CallerPattern, caller: &CallerPattern) -> bool {

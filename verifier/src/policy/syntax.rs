@@ -12,6 +12,7 @@ use crate::{
     caller::{ProofKind, RoleName, Strength},
     clock::Timestamp,
     spiffe::{Pattern, SpiffeId},
+    user::{IssuerName, UserId},
 };
 
 /// Whether something is enforced.
@@ -168,6 +169,26 @@ impl fmt::Display for CallerPattern {
     }
 }
 
+/// Which users a rule or a role names. A service is never one of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum UserPattern {
+    Id(UserId),
+    /// Everybody whom this issuer knows.
+    Issuer(IssuerName),
+    Role(RoleName),
+}
+
+/// As it stands in a policy.
+impl fmt::Display for UserPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Issuer(issuer) => write!(f, "{issuer}:*"),
+            Self::Role(role) => write!(f, "role:{role}"),
+        }
+    }
+}
+
 /// What a rule wants of the user.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum UserRule {
@@ -185,8 +206,10 @@ pub(super) struct Rule {
     pub(super) name: String,
     pub(super) effect: RuleEffect,
     pub(super) mode: Mode,
-    /// Empty in a deny rule: everybody.
+    /// Services. With `users` empty in a deny rule: everybody.
     pub(super) callers: Vec<At<CallerPattern>>,
+    /// Users who call with no service in front.
+    pub(super) users: Vec<At<UserPattern>>,
     /// Empty in a deny rule: everything.
     pub(super) operations: Vec<At<OperationPattern>>,
     /// Of an allow rule: the weakest proof taken. The kind is kept for printing.
@@ -211,7 +234,7 @@ impl Rule {
     }
 
     pub(super) fn takes_every_caller(&self) -> bool {
-        self.effect == RuleEffect::Deny && self.callers.is_empty()
+        self.effect == RuleEffect::Deny && self.callers.is_empty() && self.users.is_empty()
     }
 }
 
@@ -226,7 +249,12 @@ impl Accept {
     /// The first moment at which the kind is refused, [`Timestamp::MAX`] if there is none.
     pub(super) fn until(&self, kind: ProofKind) -> Option<Timestamp> {
         match kind {
-            ProofKind::X509Svid | ProofKind::JwtSvid | ProofKind::AccessToken => Some(Timestamp::MAX),
+            ProofKind::X509Svid
+            | ProofKind::JwtSvid
+            | ProofKind::AccessToken
+            | ProofKind::IdToken
+            | ProofKind::UserAccessToken
+            | ProofKind::Session => Some(Timestamp::MAX),
             ProofKind::SharedSecret => self.shared_secret,
             ProofKind::ApiKey => self.api_key,
         }
@@ -247,7 +275,10 @@ pub(super) struct File {
 #[derive(Clone, Debug)]
 pub(super) struct Role {
     pub(super) name: RoleName,
+    /// Services that have it.
     pub(super) members: Vec<At<CallerPattern>>,
+    /// Users who have it. It is theirs in `users` alone, as the services' is in `callers` alone.
+    pub(super) users: Vec<At<UserPattern>>,
 }
 
 /// The strength that a rule takes when it names none.

@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     caller::{Proof, RoleName, Roles},
     spiffe::{SpiffeId, TrustDomain},
+    user::{Facts as Presented, PresentedUser, UserId},
 };
 
 pub(super) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_424_400);
@@ -19,6 +20,25 @@ pub(super) fn caller(path: &str, kind: ProofKind) -> Caller {
     let id = if path.starts_with('/') { format!("spiffe://example.org{path}") } else { path.to_owned() };
     let proof = Proof { kind, key_id: "k1".into() };
     Caller::new(SpiffeId::parse(&id).unwrap(), proof, Timestamp::MAX)
+}
+
+/// A user who calls with no service in front.
+fn person(id: &str, granted: &[&str], scope: Option<&str>) -> Caller {
+    Caller::of_user(PresentedUser::new(Presented {
+        id: UserId::parse(id).unwrap(),
+        roles: roles(granted),
+        scope: scope.map(Into::into),
+        kind: ProofKind::IdToken,
+        key_id: "k".into(),
+        token_id: None,
+        valid_until: Timestamp::MAX,
+    }))
+}
+
+fn ask_as(policy: &Policy, caller: &Caller, operation: &str) -> Decision {
+    let user = caller.presented_user().map(User::from);
+    let operation = Operation::parse(operation).unwrap();
+    policy.decide(&Access { caller, user, operation, facts: None, at: NOW })
 }
 
 pub(super) fn roles(names: &[&str]) -> Roles {
@@ -132,10 +152,123 @@ fn roles_granted_and_asserted() {
     ];
     for (from, granted, asserted, operation, effect) in cases {
         let caller = caller(from, ProofKind::SharedSecret);
-        let caller =
-            Caller::new(caller.id().clone(), Proof { kind: ProofKind::X509Svid, key_id: "1".into() }, Timestamp::MAX)
-                .with_roles(granted.clone(), asserted.clone());
+        let caller = Caller::new(
+            caller.service().unwrap().clone(),
+            Proof { kind: ProofKind::X509Svid, key_id: "1".into() },
+            Timestamp::MAX,
+        )
+        .with_roles(granted.clone(), asserted.clone());
         assert_eq!(ask(&policy, &caller, operation).effect, *effect, "{from} {granted:?} {asserted:?} {operation}");
+    }
+}
+
+/// T-20, T-25: a user is named by `users` and a service by `callers`, also where a role has one name for both.
+#[test]
+fn users_who_call_are_no_services_and_services_no_users() {
+    let policy = policy(
+        "[roles]\neditor = [\"/ops\", \"corp:charlie\"]\nstaff = [\"corp:*\"]\nreader = []\n\
+         [[allow]]\nname = \"both\"\ncallers = [\"/export\", \"role:reader\"]\nusers = [\"corp\"]\nhttp = [\"GET /both\"]\n\
+         [[allow]]\nname = \"services\"\ncallers = [\"/**\", \"role:editor\"]\nhttp = [\"GET /services\"]\n\
+         [[allow]]\nname = \"users\"\nusers = [\"home:jane\", \"role:editor\"]\nhttp = [\"GET /users\", \"GET /denied\"]\n\
+         [[allow]]\nname = \"staff\"\nusers = [\"role:staff\"]\nhttp = [\"GET /staff\"]\nscope = \"read\"\n\
+         [[allow]]\nname = \"for a user\"\ncallers = [\"/export\"]\nusers = [\"corp\"]\nhttp = [\"GET /required\"]\nuser = \"required\"\n\
+         [[deny]]\nname = \"not jane\"\nusers = [\"home:jane\"]\nhttp = [\"GET /denied\"]\n\
+         [[deny]]\nname = \"of services\"\ncallers = [\"/**\"]\nhttp = [\"GET /users\"]\n\
+         [[deny]]\nname = \"bad scope\"\nhttp = [\"GET /staff\"]\nscope = \"bad\"\n",
+    );
+    let no_rule = Effect::Deny(Why::NoRule);
+    let service = |path| caller(path, ProofKind::X509Svid);
+    let user = |id| person(id, &[], Some("read"));
+    let cases = [
+        (service("/export"), "GET /both", Effect::Allow),
+        (user("corp:charlie"), "GET /both", Effect::Allow),
+        (user("home:charlie"), "GET /both", no_rule),
+        // A provider's group has the name of a role of services.
+        (person("home:charlie", &["reader"], None), "GET /both", no_rule),
+        (service("/a").with_roles(roles(&["reader"]), None), "GET /both", Effect::Allow),
+        (service("/a"), "GET /services", Effect::Allow),
+        (user("corp:charlie"), "GET /services", no_rule),
+        (person("corp:a", &["editor"], None), "GET /services", no_rule),
+        (user("home:jane"), "GET /users", Effect::Allow),
+        (user("home:john"), "GET /users", no_rule),
+        (user("corp:charlie"), "GET /users", Effect::Allow),
+        (person("home:john", &["editor"], None), "GET /users", Effect::Allow),
+        (service("/ops"), "GET /users", Effect::Deny(Why::DenyRule)),
+        (user("home:jane"), "GET /denied", Effect::Deny(Why::DenyRule)),
+        (user("corp:charlie"), "GET /denied", Effect::Allow),
+        (user("corp:charlie"), "GET /staff", Effect::Allow),
+        // Unknown is not unlimited: no for the allow rule, and yes for the deny rule.
+        (person("corp:charlie", &[], None), "GET /staff", Effect::Deny(Why::DenyRule)),
+        (person("corp:charlie", &[], Some("write")), "GET /staff", Effect::Deny(Why::ScopeTooSmall)),
+        (person("corp:charlie", &[], Some("read bad")), "GET /staff", Effect::Deny(Why::DenyRule)),
+        (user("home:charlie"), "GET /staff", no_rule),
+        (user("corp:charlie"), "GET /required", Effect::Allow),
+        (service("/export"), "GET /required", Effect::Deny(Why::UserRequired)),
+        (
+            service("/export").acting_for(user("corp:charlie").presented_user().unwrap().clone()),
+            "GET /required",
+            Effect::Allow,
+        ),
+        // The service calls, so that the users of the rule are not its.
+        (service("/a").acting_for(user("corp:charlie").presented_user().unwrap().clone()), "GET /required", no_rule),
+    ];
+    for (caller, operation, effect) in cases {
+        assert_eq!(ask_as(&policy, &caller, operation).effect, effect, "{} {operation}", caller.id());
+    }
+}
+
+#[test]
+fn what_users_can_be_written_as() {
+    let rule = |rest: &str| format!("version = 1\n[[allow]]\nname = \"a\"\nhttp = [\"GET /\"]\n{rest}\n");
+    for (text, code) in [
+        (rule("users = [\"/photo\"]"), "wrong-user"),
+        (rule("users = [\"spiffe://example.org/photo\"]"), "wrong-user"),
+        (rule("users = [\"corp:spiffe://example.org/photo\"]"), "wrong-user"),
+        (rule("users = [\"Corp:charlie\"]"), "wrong-user"),
+        (rule("users = [\"corp:\"]"), "wrong-user"),
+        (rule("users = [\"role:No\"]"), "wrong-user"),
+        (rule("users = []"), "never-matches"),
+        (rule("callers = [\"corp:charlie\"]"), "wrong-caller"),
+        (rule("users = [\"corp\"]\nproof = \"x509\""), "never-matches"),
+        (rule("users = [\"corp\"]\nuser = \"forbidden\""), "never-matches"),
+        (rule(""), "no-callers"),
+        ("version = 1\n[roles]\na = [\"corp\"]\n".to_owned(), "wrong-caller"),
+        ("version = 1\n[roles]\na = [\"corp:\"]\n".to_owned(), "wrong-user"),
+    ] {
+        let errors = refused(&text);
+        assert!(errors.findings().iter().any(|finding| finding.code == code), "{text}: {errors}");
+    }
+    for text in [
+        rule("users = [\"corp\", \"home:*\", \"corp:a b\", \"corp:x:y\"]"),
+        rule("callers = [\"/a\"]\nusers = [\"corp\"]\nproof = \"x509\""),
+    ] {
+        assert!(Policy::parse(&text, &example(), NOW).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn tests_and_explanations_know_users_from_services() {
+    let text = "version = 1\n[[allow]]\nname = \"people\"\nusers = [\"corp\"]\nhttp = [\"GET /x\"]\nscope = \"read\"\n\
+         [[case]]\ncaller = \"corp:charlie\"\nscope = \"read\"\nop = \"GET /x\"\nexpect = \"allow\"\n\
+         [[case]]\ncaller = \"corp:charlie\"\nop = \"GET /x\"\nproof = \"session\"\nexpect = \"deny\"\n\
+         [[case]]\ncaller = \"/photo\"\nuser = \"corp:charlie\"\nscope = \"read\"\nop = \"GET /x\"\nexpect = \"deny\"\n";
+    let policy = Policy::parse(text, &example(), NOW).unwrap().policy;
+    let results = policy.test(text, &example(), NOW).unwrap();
+    assert!(results.iter().all(|result| result.passed), "{results:?}");
+    let told: Vec<_> = results.iter().map(|result| result.explanation.to_string()).collect();
+    assert!(told[1].contains("the user's scope is `(unknown)`, the rule asks for `read`"), "{}", told[1]);
+    assert!(
+        told[2].contains("the caller `spiffe://example.org/photo` calls, and the rule is for users"),
+        "{}",
+        told[2]
+    );
+    for (change, with) in [
+        ("proof = \"session\"", "proof = \"x509\""),
+        ("proof = \"session\"", "user = \"corp:jane\""),
+        ("user = \"corp:charlie\"\n", ""),
+    ] {
+        let errors = policy.test(&text.replacen(change, with, 1), &example(), NOW).unwrap_err();
+        assert!(errors.findings().iter().all(|finding| finding.code == "wrong-case"), "{errors}");
     }
 }
 
@@ -158,7 +291,7 @@ fn users_and_scopes() {
          [[allow]]\nname = \"none\"\ncallers = [\"/a\"]\nhttp = [\"GET /none\"]\nuser = \"forbidden\"\n\
          [[deny]]\nname = \"not\"\nhttp = [\"GET /not\"]\nscope = \"bad\"\n",
     );
-    let john = |scope| Some(User { sub: "john", scope });
+    let john = |scope| Some(User { sub: "john", scope: Some(scope) });
     for (user, operation, effect) in [
         (None, "GET /user", Effect::Deny(Why::UserRequired)),
         (john(""), "GET /user", Effect::Allow),
@@ -332,7 +465,7 @@ fn conditions_wait_for_facts() {
          [[deny]]\nname = \"locked\"\nhttp = [\"GET /v1/locked\"]\nwhen = \"resource.locked\"\n",
     );
     let facts = |facts: Facts| Some(facts);
-    let (none, john) = (None, Some(User { sub: "john", scope: "photo.write" }));
+    let (none, john) = (None, Some(User { sub: "john", scope: Some("photo.write") }));
     let owner = |name: &str| facts(Facts::default().with("owner", name));
     type Row<'a> = (&'a str, Option<User<'a>>, &'a str, Option<Facts>, Effect);
     let cases: &[Row<'_>] = &[

@@ -12,12 +12,16 @@ use std::{
 use serde::Serialize;
 
 use super::{Outcome, Record, RecordSink};
-use crate::{caller::ProofKind, clock::Timestamp};
+use crate::{
+    caller::{Caller, CallerId, ProofKind},
+    clock::Timestamp,
+};
 
 /// Decisions added up. Cheap to clone.
 ///
 /// Keeps at most [`Edges::MOST`] edges. What comes after that is counted in [`Edges::beyond`] and not kept: callers are
-/// authenticated and routes declared, so that a stranger cannot fill it (`T-29`).
+/// authenticated and routes declared, so that a stranger cannot fill it (`T-29`). Users who call are one caller for each issuer, `corp:*`: they are
+/// many, and who of them did what is in the records.
 #[derive(Clone, Debug, Default)]
 pub struct Edges(Arc<Mutex<Kept>>);
 
@@ -33,7 +37,7 @@ struct Kept {
 /// What an edge is told apart by.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct EdgeKey {
-    /// Who calls.
+    /// Who calls: a service's SPIFFE ID, or `ISSUER:*` for the users of an issuer.
     pub caller: String,
     /// Which kind of credential proved it.
     pub proof: &'static str,
@@ -119,16 +123,16 @@ impl Edges {
     /// Adds one decision. Requests that nobody proved to have sent are no edge.
     pub(crate) fn add(&self, record: &Record<'_>) {
         let Some(caller) = record.caller else { return };
-        let (id, proof) = (caller.id(), caller.proof().kind.as_str());
+        let (id, proof) = (Who::of(caller), caller.proof().kind.as_str());
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = kept.hasher.hash_one((id, proof, record.operation));
         if !kept.edges.contains_key(&hash) && kept.edges.len() < Self::MOST {
-            let key = EdgeKey { caller: id.as_str().to_owned(), proof, operation: record.operation.to_string() };
+            let key = EdgeKey { caller: id.name(), proof, operation: record.operation.to_string() };
             let counts = Counts { allowed: 0, refused: 0, first_seen: record.at, last_seen: record.at };
             kept.edges.insert(hash, (key, counts));
         }
         let counts = match kept.edges.get_mut(&hash) {
-            Some((key, counts)) if key.caller == id.as_str() && key.proof == proof => counts,
+            Some((key, counts)) if id.is(&key.caller) && key.proof == proof => counts,
             Some(_) | None => {
                 kept.beyond = kept.beyond.saturating_add(1);
                 return;
@@ -137,6 +141,36 @@ impl Edges {
         let count = if record.outcome == Outcome::Allowed { &mut counts.allowed } else { &mut counts.refused };
         *count = count.saturating_add(1);
         counts.last_seen = counts.last_seen.max(record.at);
+    }
+}
+
+/// Who an edge is of, without a text of its own.
+#[derive(Clone, Copy, Hash)]
+enum Who<'c> {
+    Service(&'c str),
+    UsersOf(&'c str),
+}
+
+impl<'c> Who<'c> {
+    fn of(caller: &'c Caller) -> Self {
+        match caller.id() {
+            CallerId::Service(id) => Self::Service(id.as_str()),
+            CallerId::User(id) => Self::UsersOf(id.issuer().as_str()),
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Service(id) => id.to_owned(),
+            Self::UsersOf(issuer) => format!("{issuer}:*"),
+        }
+    }
+
+    fn is(self, name: &str) -> bool {
+        match self {
+            Self::Service(id) => id == name,
+            Self::UsersOf(issuer) => name.strip_suffix(":*") == Some(issuer),
+        }
     }
 }
 
@@ -150,9 +184,10 @@ impl RecordSink for Edges {
 mod tests {
     use super::*;
     use crate::{
-        caller::{Caller, Proof},
+        caller::{Caller, Proof, Roles},
         record::RecordedOperation,
         spiffe::SpiffeId,
+        user::{Facts, PresentedUser, UserId},
     };
 
     fn caller(path: &str, kind: ProofKind) -> Caller {
@@ -185,6 +220,27 @@ mod tests {
         assert_eq!(written["proof"], "api-key");
         assert_eq!(written["operation"], "GET /a");
         assert_eq!(written["last_seen"], "1970-01-01T00:00:20Z");
+    }
+
+    #[test]
+    fn t_29_users_are_one_caller_for_each_issuer() {
+        let edges = Edges::new();
+        for index in 0..Edges::MOST + 5 {
+            let user = PresentedUser::new(Facts {
+                id: UserId::parse(&format!("corp:{index}")).unwrap(),
+                roles: Roles::default(),
+                scope: None,
+                kind: ProofKind::IdToken,
+                key_id: "k".into(),
+                token_id: None,
+                valid_until: Timestamp::MAX,
+            });
+            decide(&edges, Some(&Caller::of_user(user)), "/a", Outcome::Allowed, 1);
+        }
+        let list = edges.list();
+        assert_eq!((list.len(), edges.beyond()), (1, 0));
+        assert_eq!((list[0].key.caller.as_str(), list[0].key.proof), ("corp:*", "id-token"));
+        assert_eq!(list[0].allowed, u64::try_from(Edges::MOST + 5).unwrap());
     }
 
     #[test]

@@ -351,7 +351,7 @@ fn what_is_minted_is_taken() {
     };
     let token = mint_shared_secret_token(&secret, &claimed, NOW).unwrap();
     let caller = world.bearer(&token).unwrap();
-    assert_eq!((caller.id(), caller.valid_until()), (&id("/export"), at(90)));
+    assert_eq!((caller.service(), caller.valid_until()), (Some(&id("/export")), at(90)));
     assert_eq!(caller.asserted_roles(), Some(&wanted));
     assert_ne!(*token, *mint_shared_secret_token(&secret, &claimed, NOW).unwrap());
 }

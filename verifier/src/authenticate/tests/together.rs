@@ -95,7 +95,7 @@ fn what_is_no_authorization() {
     let (identity, _publisher) = Identity::published(Arc::new(ManualClock::at(NOW)));
     let x509_only = Authenticators::builder(domain("example.org"), identity).x509().build().unwrap();
     let headers = Headers(&[("authorization", b"Basic YTpi")]);
-    let presented = Presented { connection: None, headers: &headers, address: None, at: NOW };
+    let presented = Presented { connection: None, session: None, headers: &headers, address: None, at: NOW };
     assert_eq!(x509_only.authenticate(&presented), Ok(None));
 }
 
@@ -106,7 +106,7 @@ fn behind_a_proxy_the_one_bearer_credential_is_the_caller() {
     let (svid, key, scheme) = (bearer(&world.svid()), api_key("legacy"), format!("ApiKey {}", api_key("legacy-b")));
     let wrong = |count| Err(AuthenticateError::ViaCredentials { proxy: id("/edge"), count });
     let caller = world.ask(Some(&edge), &[("authorization", svid.as_bytes())]).unwrap().unwrap();
-    assert_eq!((caller.id(), caller.via()), (&id("/export"), Some(&id("/edge"))));
+    assert_eq!((caller.service(), caller.via()), (Some(&id("/export")), Some(&id("/edge"))));
     assert_eq!(caller.proof().kind, ProofKind::JwtSvid);
     assert_eq!(world.ask(Some(&edge), &[]), wrong(0));
     assert_eq!(world.ask(Some(&edge), &[("authorization", svid.as_bytes()), ("x-api-key", key.as_bytes())]), wrong(2));
@@ -213,6 +213,7 @@ fn t_29_the_limit_of_an_address_stands_before_signatures_and_not_before_what_was
         let address: IpAddr = address.parse().unwrap();
         world.authenticators.authenticate(&Presented {
             connection: None,
+            session: None,
             headers: &headers,
             address: Some(address),
             at: NOW,

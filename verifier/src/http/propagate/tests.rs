@@ -54,7 +54,7 @@ struct Seen(Mutex<Vec<String>>);
 
 impl RecordSink for Seen {
     fn record(&self, record: &Record<'_>) {
-        let caller = record.caller.unwrap().id().path();
+        let caller = record.caller.unwrap().service().unwrap().path();
         let (user, txn) = (record.user.unwrap_or("-"), record.transaction.unwrap_or("-"));
         let service = record.service.unwrap().path();
         self.0.lock().unwrap().push(format!("{caller} {service} {user} {txn}"));

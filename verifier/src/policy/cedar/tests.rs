@@ -9,13 +9,14 @@ use cedar_policy::{
 
 use super::*;
 use crate::{
-    caller::{Caller, Proof, Roles},
+    caller::{Caller, CallerId, Proof, Roles},
     policy::{
         Access, Effect, Facts, Operation, User,
         operation::CanonicalPath,
         tests::{NOW, example, roles},
     },
     spiffe::SpiffeId,
+    user::{Facts as Presented, PresentedUser, UserId},
 };
 
 /// A small generator: what it makes has to be the same again for the same seed.
@@ -67,7 +68,11 @@ const CALLERS: &[&str] = &[
     "spiffe://partner.example/a",
     "spiffe://partner.example/**",
 ];
-const MEMBERS: &[&str] = &["/a", "/a/*", "/bonafide/ca", "spiffe://partner.example/*"];
+/// T-20: roles of the same names as those of services.
+const USERS: &[&str] = &["corp", "corp:john", "corp:jane", "home:john", "home:*", "role:r1", "role:r2", "role:r3"];
+const MEMBERS: &[&str] =
+    &["/a", "/a/*", "/bonafide/ca", "spiffe://partner.example/*", "corp:john", "home:*", "corp:jane"];
+const PEOPLE: &[&str] = &["corp:john", "corp:jane", "home:john", "home:jane", "corp:spiffe"];
 const IDS: &[&str] = &[
     "spiffe://example.org/a",
     "spiffe://example.org/b",
@@ -127,6 +132,8 @@ const WHEN: &[&str] = &[
     "resource.owner == user.sub",
     "resource has public && resource.public",
     "caller has via && caller.roles.contains(\"r1\")",
+    "caller has issuer && caller.issuer == \"corp\"",
+    "caller.subject == \"john\"",
     "1 + 9223372036854775807 > 0",
     "caller.path",
 ];
@@ -148,8 +155,12 @@ fn random_policy(random: &mut Random) -> String {
     for number in 0..3 + random.below(8) {
         let denies = random.one_in(6);
         text.push_str(&format!("[[{}]]\nname = \"rule {number}\"\n", if denies { "deny" } else { "allow" }));
-        if !denies || !random.one_in(3) {
+        let users_alone = random.one_in(4);
+        if !users_alone && (!denies || !random.one_in(3)) {
             text.push_str(&format!("callers = {}\n", random.list(CALLERS)));
+        }
+        if users_alone || random.one_in(3) {
+            text.push_str(&format!("users = {}\n", random.list(USERS)));
         }
         let everything = denies && random.one_in(4);
         let (mut any_http, kind) = (false, random.below(6));
@@ -167,7 +178,12 @@ fn random_policy(random: &mut Random) -> String {
         }
         if random.one_in(2) {
             let key = if denies { "weaker-than" } else { "proof" };
-            let proof = random.pick(if denies { &PROOFS[..4] } else { PROOFS });
+            let proof = match (denies, users_alone) {
+                (true, _) => random.pick(&PROOFS[..4]),
+                // No user has a proof as strong as a certificate, and a rule that asks for it is refused.
+                (false, true) => random.pick(&PROOFS[1..]),
+                (false, false) => random.pick(PROOFS),
+            };
             text.push_str(&format!("{key} = {proof:?}\n"));
         }
         let scope = random.one_in(4);
@@ -178,8 +194,8 @@ fn random_policy(random: &mut Random) -> String {
             let word = match (denies, scope || random.one_in(2)) {
                 (true, true) => "present",
                 (true, false) => "absent",
-                (false, true) => "required",
-                (false, false) => "forbidden",
+                (false, false) if !users_alone => "forbidden",
+                (false, _) => "required",
             };
             text.push_str(&format!("user = {word:?}\n"));
         }
@@ -201,7 +217,7 @@ fn random_policy(random: &mut Random) -> String {
 #[derive(Debug)]
 struct Asked {
     caller: Caller,
-    user: Option<(&'static str, &'static str)>,
+    user: Option<(String, Option<String>)>,
     operation: &'static str,
     facts: Facts,
     at: Timestamp,
@@ -209,7 +225,8 @@ struct Asked {
 
 fn random_request(random: &mut Random) -> Asked {
     // Most requests get past what is not about rules, or no rule would be looked at.
-    let kind = if random.one_in(2) { ProofKind::X509Svid } else { ProofKind::ALL[random.below(5)] };
+    let of_services: Vec<_> = ProofKind::ALL.into_iter().filter(|kind| !kind.is_of_users()).collect();
+    let kind = if random.one_in(2) { ProofKind::X509Svid } else { of_services[random.below(of_services.len())] };
     let id = SpiffeId::parse(random.pick(IDS)).unwrap();
     let until = if random.one_in(40) { NOW.saturating_sub(std::time::Duration::from_secs(1)) } else { Timestamp::MAX };
     let mut caller = Caller::new(id, Proof { kind, key_id: "k".into() }, until);
@@ -219,15 +236,34 @@ fn random_request(random: &mut Random) -> Asked {
     };
     let granted = if random.one_in(2) { some(random) } else { Roles::default() };
     let asserted = random.one_in(3).then(|| some(random));
-    caller = caller.with_roles(granted, asserted);
+    let presents = random.one_in(3).then(|| {
+        let of_users: Vec<_> = ProofKind::ALL.into_iter().filter(|kind| kind.is_of_users()).collect();
+        PresentedUser::new(Presented {
+            id: UserId::parse(random.pick(PEOPLE)).unwrap(),
+            roles: granted.clone(),
+            scope: [None, Some(""), Some("s1"), Some("s2 s1")][random.below(4)].map(Into::into),
+            kind: of_users[random.below(of_users.len())],
+            key_id: "k".into(),
+            token_id: None,
+            valid_until: until,
+        })
+    });
+    caller = match &presents {
+        Some(user) if !random.one_in(4) => Caller::of_user(user.clone()),
+        Some(user) => caller.with_roles(granted, asserted).acting_for(user.clone()),
+        None => caller.with_roles(granted, asserted),
+    };
     if random.one_in(3) {
         let via = random.pick(&["spiffe://example.org/edge", "spiffe://example.org/e/1", "spiffe://example.org/x"]);
         caller = caller.with_via(SpiffeId::parse(via).unwrap());
     }
-    let user = random.one_in(2).then(|| {
-        let sub = if random.one_in(2) { "john" } else { "jane" };
-        (sub, ["", "s1", "s2 s1", "s11"][random.below(4)])
-    });
+    let user = match &presents {
+        Some(user) => Some((user.id().as_str().to_owned(), user.scope().map(str::to_owned))),
+        None => random.one_in(2).then(|| {
+            let sub = if random.one_in(2) { "john" } else { "jane" };
+            (sub.to_owned(), Some(["", "s1", "s2 s1", "s11"][random.below(4)].to_owned()))
+        }),
+    };
     let mut facts = Facts::default();
     if random.one_in(2) {
         facts = facts.with("owner", "john");
@@ -277,15 +313,26 @@ fn context(policy: &Policy, asked: &Asked, operation: &Operation<'_>) -> Context
         Some(via) => matching(via, &mut rules.iter().flat_map(|rule| &rule.via)),
         None => Value::new_set([]),
     };
-    let mut of_caller = record([
-        ("path", text(caller.id().path())),
-        ("proof", text(caller.proof().kind.as_str())),
-        ("roles", set(caller.granted_roles())),
-    ]);
+    let none = Roles::default();
+    let (service, person, granted, granted_user) = match caller.id() {
+        CallerId::Service(id) => (Some(id), None, caller.granted_roles(), &none),
+        CallerId::User(id) => (None, Some(id), &none, caller.granted_roles()),
+    };
+    let mut of_caller = record([("proof", text(caller.proof().kind.as_str())), ("roles", set(caller.granted_roles()))]);
+    of_caller.extend(service.map(|id| ("path".to_owned(), text(id.path()))));
+    of_caller.extend(
+        person
+            .into_iter()
+            .flat_map(|id| record([("issuer", text(id.issuer().as_str())), ("subject", text(id.subject()))])),
+    );
+    let patterns = service.map_or_else(|| Value::new_set([]), |id| matching(id, &mut callers));
     let mut pairs = record([
-        ("caller_id", text(caller.id().as_str())),
-        ("patterns", matching(caller.id(), &mut callers)),
-        ("granted", set(caller.granted_roles())),
+        ("caller_id", text(service.map_or("", SpiffeId::as_str))),
+        ("caller_user", text(person.map_or("", UserId::as_str))),
+        ("caller_issuer", text(person.map_or("", |id| id.issuer().as_str()))),
+        ("patterns", patterns),
+        ("granted", set(granted)),
+        ("granted_user", set(granted_user)),
         ("proof", text(caller.proof().kind.as_str())),
         ("strength", Value::new_long(strength(caller.proof().kind).into())),
         ("at", Value::new_long(at.unix_millis())),
@@ -301,8 +348,10 @@ fn context(policy: &Policy, asked: &Asked, operation: &Operation<'_>) -> Context
         of_caller.push(("via".to_owned(), text(via.as_str())));
     }
     if let Some((sub, scope)) = user {
-        let scope = Value::new_set(scope.split_ascii_whitespace().map(text));
-        pairs.push(("user".to_owned(), Value::new_record(record([("sub", text(sub)), ("scope", scope)])).unwrap()));
+        let mut of_user = record([("sub", text(sub))]);
+        let scope = scope.as_ref().map(|scope| Value::new_set(scope.split_ascii_whitespace().map(text)));
+        of_user.extend(scope.map(|scope| ("scope".to_owned(), scope)));
+        pairs.push(("user".to_owned(), Value::new_record(of_user).unwrap()));
     }
     let facts = facts.iter().map(|(name, fact)| match fact {
         crate::policy::Fact::Bool(value) => (name.to_owned(), Value::new_bool(*value)),
@@ -347,7 +396,7 @@ fn t_28_the_compiled_engine_and_cedar_agree() {
         for _ in 0..REQUESTS {
             let asked = random_request(&mut random);
             let operation = Operation::parse(asked.operation).unwrap();
-            let user = asked.user.map(|(sub, scope)| User { sub, scope });
+            let user = asked.user.as_ref().map(|(sub, scope)| User { sub, scope: scope.as_deref() });
             let access = Access { caller: &asked.caller, user, operation, facts: Some(&asked.facts), at: asked.at };
             let decision = policy.decide(&access);
             let live = oracle(&sets[0], context(&policy, &asked, &operation));

@@ -7,10 +7,13 @@ use cedar_policy::{
 };
 
 use super::{Condition, Outcome};
-use crate::policy::{
-    Access, Fact, Facts,
-    operation::{Operation, Template},
-    syntax::Rule,
+use crate::{
+    caller::CallerId,
+    policy::{
+        Access, Fact, Facts,
+        operation::{Operation, Template},
+        syntax::Rule,
+    },
 };
 
 /// An expression, and nothing else than one.
@@ -82,8 +85,11 @@ fn context(
     if condition.uses.user
         && let Some(user) = access.user
     {
-        let scope = Value::new_set(user.scope.split_ascii_whitespace().map(text));
-        pairs.push(("user".to_owned(), record(vec![("sub".to_owned(), text(user.sub)), ("scope".to_owned(), scope)])?));
+        let mut of_user = vec![("sub".to_owned(), text(user.sub))];
+        // One that is not known is not there, so that a condition about it fails.
+        let scope = user.scope.map(|scope| Value::new_set(scope.split_ascii_whitespace().map(text)));
+        of_user.extend(scope.map(|scope| ("scope".to_owned(), scope)));
+        pairs.push(("user".to_owned(), record(of_user)?));
     }
     if let Some((template, path)) = params {
         let values = template.values(path).map(|(name, value)| (name.to_owned(), text(&value)));
@@ -98,13 +104,17 @@ fn context(
 fn caller(access: &Access<'_>) -> Option<Value> {
     let caller = access.caller;
     let roles = |roles: &crate::caller::Roles| Value::new_set(roles.iter().map(|role| text(role.as_str())));
-    let mut pairs = vec![
-        ("id".to_owned(), text(caller.id().as_str())),
-        ("path".to_owned(), text(caller.id().path())),
-        ("trust_domain".to_owned(), text(caller.id().trust_domain().as_str())),
+    let who = match caller.id() {
+        CallerId::Service(id) => {
+            [("id", id.as_str()), ("path", id.path()), ("trust_domain", id.trust_domain().as_str())]
+        }
+        CallerId::User(id) => [("user", id.as_str()), ("issuer", id.issuer().as_str()), ("subject", id.subject())],
+    };
+    let mut pairs: Vec<_> = who.map(|(name, value)| (name.to_owned(), text(value))).into();
+    pairs.extend([
         ("roles".to_owned(), roles(caller.granted_roles())),
         ("proof".to_owned(), text(caller.proof().kind.as_str())),
-    ];
+    ]);
     pairs.extend(caller.asserted_roles().map(|asserted| ("asserted".to_owned(), roles(asserted))));
     pairs.extend(caller.via().map(|via| ("via".to_owned(), text(via.as_str()))));
     record(pairs)

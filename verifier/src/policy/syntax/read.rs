@@ -15,12 +15,13 @@ use super::{
         finding::{Findings, nearest},
         operation::{OperationPattern, TemplateError},
     },
-    Accept, At, CallerPattern, DEFAULT_PROOF, File, Limit, Mode, Role, Rule, RuleEffect, UserRule,
+    Accept, At, CallerPattern, DEFAULT_PROOF, File, Limit, Mode, Role, Rule, RuleEffect, UserPattern, UserRule,
 };
 use crate::{
     caller::{ProofKind, RoleName},
     clock::Timestamp,
     spiffe::{Pattern, SpiffeId, TrustDomain},
+    user::{IssuerName, UserId},
 };
 
 /// The tables of a file that are its test cases.
@@ -90,6 +91,7 @@ const FILE_KEYS: &[&str] = &["version", "mode", "accept", "roles", "allow", "den
 const RULE_KEYS: &[&str] = &[
     "name",
     "callers",
+    "users",
     "http",
     "grpc",
     "app",
@@ -231,7 +233,7 @@ impl Reader<'_> {
             match key.get_ref().as_ref() {
                 "shared-secret" => accept.shared_secret = self.until(value, "shared-secret"),
                 "api-key" => accept.api_key = self.until(value, "api-key"),
-                always @ ("x509" | "jwt-svid" | "access-token") => {
+                always if ProofKind::parse(always).is_some() => {
                     let message = format!("`{always}` is always accepted");
                     self.findings
                         .error(&key.span(), "always-accepted", message)
@@ -300,7 +302,12 @@ impl Reader<'_> {
                 }
             };
             let mut members = Vec::new();
+            let mut users = Vec::new();
             for entry in self.list(value, "roles") {
+                if is_user(entry.value) {
+                    users.extend(self.user_pattern(&entry).map(|value| At { value, span: entry.span }));
+                    continue;
+                }
                 match self.caller(&entry) {
                     Some(CallerPattern::Role(role)) => {
                         let message = format!("`role:{role}` is a member of `{name}`: roles have no roles");
@@ -310,9 +317,28 @@ impl Reader<'_> {
                     None => {}
                 }
             }
-            roles.push(Role { name, members });
+            roles.push(Role { name, members, users });
         }
         roles
+    }
+
+    /// `corp:SUBJECT`, `corp` or `corp:*` for everybody of an issuer, or `role:name`.
+    fn user_pattern(&mut self, entry: &At<&str>) -> Option<UserPattern> {
+        let text = entry.value;
+        let read = match text.split_once(':') {
+            Some(("role", name)) => RoleName::parse(name).map(UserPattern::Role).map_err(|error| error.to_string()),
+            Some((issuer, "*")) => {
+                IssuerName::parse(issuer).map(UserPattern::Issuer).map_err(|error| error.to_string())
+            }
+            None => IssuerName::parse(text).map(UserPattern::Issuer).map_err(|error| error.to_string()),
+            Some(_) => UserId::parse(text).map(UserPattern::Id).map_err(|error| error.to_string()),
+        };
+        let refused = |error| {
+            let finding =
+                self.findings.error(&entry.span, "wrong-user", format!("`{}` names no users: {error}", shown(text)));
+            finding.suggest("write `ISSUER:SUBJECT` for one, `ISSUER` for everybody of an issuer, `role:name` for a role; services are named in `callers`");
+        };
+        read.map_err(refused).ok()
     }
 
     /// `/path`, a whole SPIFFE ID, a pattern of either, or `role:name`.
@@ -377,6 +403,7 @@ impl Reader<'_> {
             effect,
             mode: Mode::Enforce,
             callers: Vec::new(),
+            users: Vec::new(),
             operations: Vec::new(),
             proof: DEFAULT_PROOF,
             weaker_than: None,
@@ -398,6 +425,7 @@ impl Reader<'_> {
             match key {
                 "name" => rule.name = self.rule_name(value),
                 "callers" => rule.callers = self.callers(value),
+                "users" => rule.users = self.users(value),
                 "http" => self.operations(value, key, OperationPattern::http, &mut rule.operations),
                 "grpc" => self.operations(value, key, OperationPattern::grpc, &mut rule.operations),
                 "app" => self.operations(value, key, OperationPattern::app, &mut rule.operations),
@@ -444,14 +472,29 @@ impl Reader<'_> {
                 .suggest("name it for what it is for: records and explanations show the name");
         }
         if rule.effect == RuleEffect::Allow {
-            if !given.contains("callers") {
+            if !given.contains("callers") && !given.contains("users") {
                 self.findings
                     .error(
                         &rule.span,
                         "no-callers",
                         format!("the rule `{}` does not say whom it allows something", shown(&rule.name)),
                     )
-                    .suggest("add `callers`; `[\"/**\"]` is everybody of your trust domain");
+                    .suggest(
+                        "add `callers`; `[\"/**\"]` is every service of your trust domain; or `users`, at an edge",
+                    );
+            }
+            let only_users = rule.callers.is_empty() && !rule.users.is_empty();
+            if only_users && (rule.user == UserRule::Absent || rule.strength() > ProofKind::IdToken.strength()) {
+                self.findings
+                    .error(
+                        &rule.span,
+                        "never-matches",
+                        format!(
+                            "the rule `{}` is for users alone and asks for what no user has: to have no user, or a proof stronger than a token",
+                            shown(&rule.name)
+                        ),
+                    )
+                    .suggest("leave `user` and `proof` out, or name services in `callers`");
             }
             if ["http", "grpc", "app"].iter().all(|key| !given.contains(key)) {
                 self.findings
@@ -481,7 +524,8 @@ impl Reader<'_> {
                 )
                 .suggest("name a stronger one in `weaker-than`");
         }
-        let lists = [("callers", rule.callers.is_empty()), ("via", rule.via.is_empty())];
+        let lists =
+            [("callers", rule.callers.is_empty()), ("users", rule.users.is_empty()), ("via", rule.via.is_empty())];
         let empty = lists.iter().filter(|(_, empty)| *empty).map(|(key, _)| *key);
         let empty = empty.chain(["http", "grpc", "app"].into_iter().filter(|_| rule.operations.is_empty()));
         for key in empty.filter(|key| given.contains(key)).collect::<Vec<_>>() {
@@ -518,6 +562,14 @@ impl Reader<'_> {
         let entries = self.list(value, "callers");
         let read =
             entries.into_iter().filter_map(|entry| self.caller(&entry).map(|value| At { value, span: entry.span }));
+        read.collect()
+    }
+
+    fn users(&mut self, value: &Value<'_>) -> Vec<At<UserPattern>> {
+        let entries = self.list(value, "users");
+        let read = entries
+            .into_iter()
+            .filter_map(|entry| self.user_pattern(&entry).map(|value| At { value, span: entry.span }));
         read.collect()
     }
 
@@ -649,20 +701,32 @@ impl Reader<'_> {
         }
         let known: HashSet<&str> = file.roles.iter().map(|role| role.name.as_str()).collect();
         let mut told = HashSet::new();
-        for caller in file.rules.iter().flat_map(|rule| &rule.callers) {
-            let CallerPattern::Role(role) = &caller.value else { continue };
+        let of_services = file.rules.iter().flat_map(|rule| &rule.callers).filter_map(|caller| match &caller.value {
+            CallerPattern::Role(role) => Some((role, &caller.span, "a key's record")),
+            CallerPattern::Id(_) | CallerPattern::Pattern(_) | CallerPattern::Direct => None,
+        });
+        let of_users = file.rules.iter().flat_map(|rule| &rule.users).filter_map(|user| match &user.value {
+            UserPattern::Role(role) => Some((role, &user.span, "an issuer's claim")),
+            UserPattern::Id(_) | UserPattern::Issuer(_) => None,
+        });
+        for (role, span, giver) in of_services.chain(of_users) {
             if known.contains(role.as_str()) || !told.insert(role) {
                 continue;
             }
-            let message = format!("the role `{role}` is not in `[roles]`: only a key's record can grant it");
-            let finding = self.findings.warning(&caller.span, "unknown-role", message);
-            let declare = format!("if records do, say so with `{role} = []` in `[roles]`");
+            let message = format!("the role `{role}` is not in `[roles]`: only {giver} can grant it");
+            let finding = self.findings.warning(span, "unknown-role", message);
+            let declare = format!("if that does, say so with `{role} = []` in `[roles]`");
             match nearest(role.as_str(), known.iter().copied()) {
                 Some(meant) => finding.suggest(format!("did you mean `{meant}`? {declare}")),
                 None => finding.suggest(declare),
             }
         }
     }
+}
+
+/// Whether an entry of a role is meant for users: `corp:charlie`, `corp:*`. A bare word is not: most likely it is a path without its `/`.
+fn is_user(entry: &str) -> bool {
+    entry.split_once(':').is_some_and(|(issuer, _)| IssuerName::parse(issuer).is_ok())
 }
 
 /// The first moment after what is written: after the whole day for a date alone.
