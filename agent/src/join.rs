@@ -5,7 +5,7 @@
 //! When the steps happen and what is written between them is `membership.rs`'s part.
 
 mod credential;
-mod plan;
+pub(crate) mod plan;
 
 use std::sync::Arc;
 

@@ -5,9 +5,15 @@
 use std::{
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use bonafide_verifier::clock::{Clock, SystemClock};
+use bonafide_ca_api::ca_id;
+use bonafide_verifier::{
+    clock::{Clock, SystemClock, Timestamp},
+    spiffe::{BundleSet, TrustBundle},
+    x509::{PresentedChain, verify},
+};
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
@@ -250,24 +256,18 @@ fn agent(socket: &SocketArguments, findings: &mut Vec<Finding>) {
 fn ca(node: &NodeState, findings: &mut Vec<Finding>) {
     let mut reached = 0;
     for address in &node.addresses {
-        match inspect::presented(address) {
-            Ok(presented) => {
-                let root = presented.chain.last().map(|root| sha256(root));
-                if root == Some(node.root_sha256) {
+        match inspect::presented(address, inspect::DEADLINE) {
+            Ok(presented) => match is_our_ca(node, &presented, SystemClock.now()) {
+                Ok(()) => {
                     reached += 1;
                     findings.push(good("BF0501", format!("the CA answers at `{address}`")));
-                } else {
-                    findings.push(bad(
-                        "BF0502",
-                        format!(
-                            "`{address}` answers with another root than {}: it is not the CA of `{}`",
-                            HEXLOWER.encode(&node.root_sha256),
-                            node.trust_domain
-                        ),
-                        "find out what answers there; the agent does not talk to it",
-                    ));
                 }
-            }
+                Err(why) => findings.push(bad(
+                    "BF0502",
+                    format!("what answers at `{address}` is not the CA of `{}`: {why}", node.trust_domain),
+                    "find out what answers there; the agent does not talk to it",
+                )),
+            },
             Err(failure) => findings.push(warning("BF0501", failure.to_string(), "")),
         }
     }
@@ -277,6 +277,24 @@ fn ca(node: &NodeState, findings: &mut Vec<Finding>) {
             "no CA can be reached: what is held is served until it expires",
             "is `bonafide-ca run` running, and the way there open?",
         ));
+    }
+}
+
+/// What the agent asks of whoever answers at the CA's address, too: this root, the CA's name below it, and its key.
+fn is_our_ca(node: &NodeState, presented: &inspect::Presented, at: Timestamp) -> Result<(), String> {
+    let root = presented.chain.last().filter(|root| sha256(root) == node.root_sha256);
+    let root = root.ok_or_else(|| format!("it shows another root than {}", HEXLOWER.encode(&node.root_sha256)))?;
+    let bundle = TrustBundle::parse_der(node.trust_domain.clone(), root).map_err(|error| error.to_string())?;
+    let bundles = BundleSet::empty().with(Arc::new(bundle));
+    let verified = PresentedChain::leaf_first(&presented.chain).and_then(|chain| verify(&chain, &bundles, at));
+    let peer = verified.map_err(|error| error.to_string())?;
+    let expected = ca_id(&node.trust_domain);
+    if *peer.id() != expected {
+        return Err(format!("it is `{}`, not `{expected}`", peer.id()));
+    }
+    match &presented.unproved {
+        None => Ok(()),
+        Some(why) => Err(format!("it did not prove that it has the key of the certificate it shows: {why}")),
     }
 }
 
@@ -319,3 +337,6 @@ fn bad(code: &'static str, what: impl Into<String>, mend: impl Into<String>) -> 
 fn unknown(code: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Finding {
     Finding { code, state: Verdict::Unknown, what: what.into(), mend: mend.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 mod bundle;
 mod chain;
 mod jwt;
-mod live;
+pub(super) mod live;
 
 use std::{
     io::Read,
@@ -21,7 +21,7 @@ use bonafide_verifier::{
 };
 use serde_json::{Map, Value};
 
-pub(super) use self::live::presented;
+pub(super) use self::live::{DEADLINE, Presented, presented};
 use super::{
     Failure,
     output::{OutputArguments, printable, table},
