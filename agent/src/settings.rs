@@ -310,7 +310,7 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
 
 fn is_the_cas(name: &str) -> bool {
     let rest = name.trim_start_matches("BONAFIDE_");
-    CAS.contains(&rest) || ["_TTL", "_LIFE", "_LIFETIME"].iter().any(|end| rest.ends_with(end))
+    CAS.contains(&rest) || rest.ends_with("_TTL")
 }
 
 /// Reads a settings file: bounded, and only if no stranger can write it.
@@ -318,12 +318,22 @@ fn is_the_cas(name: &str) -> bool {
 /// # Errors
 /// When it cannot be read, is too large, or others may write it.
 pub fn read_settings_file(path: &Path) -> Result<String, SettingsError> {
-    use std::{io::Read, os::unix::fs::MetadataExt};
+    use std::{
+        io::Read,
+        os::unix::fs::{MetadataExt, OpenOptionsExt},
+    };
     let refuse = |reason: String| SettingsError::File { path: path.into(), reason };
-    let file = std::fs::File::open(path).map_err(|error| refuse(error.to_string()))?;
+    // Not blocking, so that a FIFO at that path does not hold the start.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path);
+    let file = opened.map_err(|error| refuse(error.to_string()))?;
     let metadata = file.metadata().map_err(|error| refuse(error.to_string()))?;
     if !metadata.is_file() {
         return Err(refuse("it is not a regular file".into()));
+    }
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != 0 && owner != own {
+        return Err(refuse(format!("it belongs to uid {owner}; it must belong to root or to uid {own}")));
     }
     if metadata.mode() & 0o002 != 0 {
         return Err(refuse(format!("everyone may write it; `chmod o-w {}`", path.display())));
@@ -577,9 +587,12 @@ fn boolean(text: &str) -> Result<bool, String> {
 }
 
 fn log_level(text: &str) -> Result<String, String> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    // tracing takes any word for the name of a module, and logs that alone: `loud` would be silence.
+    let known = |part: &str| part.contains(['=', '[']) || levels.contains(&part.to_ascii_lowercase().as_str());
     match tracing_subscriber::EnvFilter::builder().parse(text) {
-        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
-        Ok(_) => Err("must be error, warn, info, debug or trace".into()),
+        Ok(_) if text.split(',').all(|part| known(part.trim())) => Ok(text.to_owned()),
+        Ok(_) => Err("must be error, warn, info, debug or trace, or directives such as `info,h2=debug`".into()),
         Err(error) => Err(format!("must be error, warn, info, debug, trace or tracing directives: {error}")),
     }
 }
@@ -612,15 +625,18 @@ const CONFIG: &str = "BONAFIDE_CONFIG";
 const OURS: [&str; 10] =
     [JOIN, JOIN_FILE, SOCKET, DATA, RUNTIME_DIR, ATTEST_BY_PID, HEALTH_LISTEN, LOG_LEVEL, LOG_FORMAT, CONFIG];
 /// What the CA reads beside those.
-const CAS: [&str; 8] = [
+const CAS: [&str; 11] = [
     "TRUST_DOMAIN",
     "LISTEN",
     "ADVERTISE",
     "EXPECT_ROOT",
     "ACCEPT_CLOCK",
     "DATABASE",
-    "ISSUING_AUTHORITY",
-    "JWT_AUTHORITY",
+    "RECOVERY",
+    "MAX_NODES",
+    "MAX_SERVICES",
+    "MAX_CONNECTIONS",
+    "MAX_JOINS_PER_MINUTE",
 ];
 
 /// `sun_path` has 108 bytes with its end.

@@ -16,7 +16,7 @@ use bonafide_verifier::spiffe::TrustDomain;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 pub(crate) use self::advertise::{default_addresses, this_machine};
-use self::layers::{Given, Layers};
+use self::layers::{Given, Layers, Literal};
 use crate::node_api;
 
 /// Everything that can be set about a CA. [`Settings::new`] has the defaults; each field's documentation is its help text.
@@ -135,7 +135,10 @@ impl Settings {
 
     /// Checks what was given into typed values.
     pub(crate) fn from_layers(layers: &Layers) -> Result<Self, SettingsError> {
-        let data = layers.one("data")?;
+        let data = layers.one("data")?.map(|given| given.of(Literal::Text)).transpose()?;
+        if let Some(given) = data.as_ref().filter(|given| given.value.is_empty() || given.value.starts_with('~')) {
+            return Err(given.refuse("must be a path; `~` is the shell's to replace"));
+        }
         let mut settings = Self::new(data.as_ref().map_or(Self::DEFAULT_DATA, |given| given.value.as_str()), None);
         check_socket_path(&Self::health_socket(&settings.data), data.as_ref())?;
         settings.trust_domain =
@@ -145,6 +148,7 @@ impl Settings {
         }
         settings.health_listen = read(layers, "health-listen", parse_listen)?;
         for given in layers.many("advertise")? {
+            let given = given.of(Literal::Text)?;
             let address = CaAddress::parse(&given.value).map_err(|error| given.refuse(error.to_string()))?;
             if settings.advertise.contains(&address) {
                 return Err(given.refuse("is given twice"));
@@ -171,7 +175,7 @@ impl Settings {
         if layers.one("max-joins-per-minute")?.is_some() {
             settings.node_api.quota.join_burst = joins;
         }
-        settings.accept_clock = read(layers, "accept-clock", parse_truth)?.unwrap_or(false);
+        settings.accept_clock = read_as(layers, "accept-clock", Literal::Truth, parse_truth)?.unwrap_or(false);
         if let Some(format) = read(layers, "log-format", parse_log_format)? {
             settings.log.format = format;
         }
@@ -336,7 +340,17 @@ fn read<T>(
     name: &'static str,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<Option<T>, SettingsError> {
+    read_as(layers, name, Literal::Text, parse)
+}
+
+fn read_as<T>(
+    layers: &Layers,
+    name: &'static str,
+    literal: Literal,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, SettingsError> {
     let Some(given) = layers.one(name)? else { return Ok(None) };
+    let given = given.of(literal)?;
     parse(&given.value).map(Some).map_err(|bound| given.refuse(bound))
 }
 
@@ -357,7 +371,7 @@ fn read_duration(
 }
 
 fn read_number(layers: &Layers, name: &'static str, most: u32, default: u32) -> Result<u32, SettingsError> {
-    let value = read(layers, name, |text| match text.parse::<u32>() {
+    let value = read_as(layers, name, Literal::Number, |text| match text.parse::<u32>() {
         Ok(value) if (1..=most).contains(&value) => Ok(value),
         _ => Err(format!("must be a number from 1 to {most} (default {default})")),
     })?;
@@ -396,11 +410,15 @@ fn parse_log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 fn parse_filter(text: &str) -> Result<String, String> {
-    tracing_subscriber::EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|_| {
-        "must be `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,bonafide_ca=debug` \
-         (default info)"
-            .to_owned()
-    })
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    // tracing takes any word for the name of a module, and logs that alone: `loud` would be silence.
+    let known = |part: &str| part.contains(['=', '[']) || levels.contains(&part.to_ascii_lowercase().as_str());
+    let parsed = tracing_subscriber::EnvFilter::builder().parse(text);
+    if parsed.is_ok() && text.split(',').all(|part| known(part.trim())) {
+        return Ok(text.to_owned());
+    }
+    Err("must be `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,bonafide_ca=debug` (default info)"
+        .to_owned())
 }
 
 /// A socket's path ends in the kernel at 108 bytes.
@@ -409,7 +427,8 @@ fn check_socket_path(socket: &Path, data: Option<&Given>) -> Result<(), Settings
     if length < 108 {
         return Ok(());
     }
-    let default = Given { origin: "--data".to_owned(), value: Settings::DEFAULT_DATA.to_owned() };
+    let default =
+        Given { origin: "--data".to_owned(), value: Settings::DEFAULT_DATA.to_owned(), literal: Literal::Text };
     Err(data.unwrap_or(&default).refuse(format!(
         "the socket in it would have a path of {length} bytes, and the system takes 107; choose a directory with a shorter path"
     )))
@@ -421,20 +440,14 @@ const DEFAULT_JOINS_PER_MINUTE: u32 = 60;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// What the agent reads, and the path of the file itself.
-const OTHER_VARIABLES: [&str; 12] = [
+/// What the agent reads beside those, and the path of the file itself.
+const OTHER_VARIABLES: [&str; 6] = [
     "BONAFIDE_CONFIG",
     "BONAFIDE_SOCKET",
     "BONAFIDE_JOIN",
     "BONAFIDE_JOIN_FILE",
     "BONAFIDE_RUNTIME_DIR",
     "BONAFIDE_ATTEST_BY_PID",
-    "BONAFIDE_OUTPUT",
-    "BONAFIDE_RENEW_AT",
-    "BONAFIDE_WAIT",
-    "BONAFIDE_MAX_STREAMS",
-    "BONAFIDE_MAX_CONNECTIONS_PER_UID",
-    "BONAFIDE_HEALTH_SOCKET",
 ];
 
 #[cfg(test)]

@@ -55,6 +55,12 @@ fn bad_values_are_told_with_their_origin_and_what_is_allowed() {
             "BONAFIDE_ATTEST_BY_PID=`maybe`: must be `true` or `false`",
         ),
         (
+            Flags { log_level: Some("loud".into()), ..Flags::default() },
+            &[],
+            None,
+            "--log-level=`loud`: must be error, warn, info, debug or trace, or directives such as `info,h2=debug`",
+        ),
+        (
             Flags::default(),
             &[],
             Some("log-format = \"xml\""),
@@ -149,10 +155,13 @@ fn a_settings_file_that_anyone_may_write_is_refused() {
     std::fs::write(&path, vec![b'#'; 1 << 20]).unwrap();
     assert!(read_settings_file(&path).unwrap_err().to_string().contains("larger than"));
     assert!(read_settings_file(temp.path()).unwrap_err().to_string().contains("not a regular file"));
+    let fifo = temp.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(read_settings_file(&fifo).unwrap_err().to_string().contains("not a regular file"));
 }
 
 #[test]
 fn a_misspelt_variable_is_told() {
-    let names = ["BONAFIDE_SOKCET", "BONAFIDE_SOCKET", "BONAFIDE_TRUST_DOMAIN", "BONAFIDE_X509_TTL", "PATH"];
+    let names = ["BONAFIDE_SOKCET", "BONAFIDE_SOCKET", "BONAFIDE_MAX_NODES", "BONAFIDE_X509_TTL", "PATH"];
     assert_eq!(unknown_variables(names.iter().map(OsString::from)), ["BONAFIDE_SOKCET"]);
 }

@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use toml::de::{DeTable, DeValue};
 
 use super::SettingsError;
-use super::layers::Given;
+use super::layers::{Given, Literal};
 
 /// The values of a settings file, with where each stands.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(crate) struct FileLayer {
 #[derive(Debug)]
 struct Entry {
     origin: String,
-    values: Vec<String>,
+    values: Vec<(String, Literal)>,
 }
 
 impl FileLayer {
@@ -92,7 +92,12 @@ impl FileLayer {
     /// The values under `name`.
     pub(crate) fn values(&self, name: &str) -> Result<Vec<Given>, SettingsError> {
         let Some(entry) = self.values.get(name) else { return Ok(Vec::new()) };
-        Ok(entry.values.iter().map(|value| Given { origin: entry.origin.clone(), value: value.clone() }).collect())
+        let given = |(value, literal): &(String, Literal)| Given {
+            origin: entry.origin.clone(),
+            value: value.clone(),
+            literal: *literal,
+        };
+        Ok(entry.values.iter().map(given).collect())
     }
 }
 
@@ -113,11 +118,11 @@ fn check_file(file: &File, own_uid: u32) -> Result<(), String> {
     Ok(())
 }
 
-fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
+fn scalar(value: &DeValue<'_>) -> Result<(String, Literal), &'static str> {
     match value {
-        DeValue::String(text) => Ok(text.to_string()),
-        DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().replace('_', "")),
-        DeValue::Boolean(truth) => Ok(truth.to_string()),
+        DeValue::String(text) => Ok((text.to_string(), Literal::Text)),
+        DeValue::Integer(number) if number.radix() == 10 => Ok((number.as_str().replace('_', ""), Literal::Number)),
+        DeValue::Boolean(truth) => Ok((truth.to_string(), Literal::Truth)),
         other => Err(other.type_str()),
     }
 }

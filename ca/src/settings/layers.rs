@@ -14,9 +14,35 @@ pub(crate) struct Given {
     pub(crate) origin: String,
     /// The text.
     pub(crate) value: String,
+    /// How it was written.
+    pub(crate) literal: Literal,
+}
+
+/// How a value was written: flags and variables are text, a file's values are of TOML's types.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Literal {
+    Text,
+    Number,
+    Truth,
 }
 
 impl Given {
+    fn text(origin: &str, value: &str) -> Self {
+        Self { origin: origin.to_owned(), value: value.to_owned(), literal: Literal::Text }
+    }
+
+    /// Refuses a number or truth value where the setting is something else: `trust-domain = 5` is a slip, not a name.
+    pub(crate) fn of(self, wanted: Literal) -> Result<Self, SettingsError> {
+        if self.literal == Literal::Text || self.literal == wanted {
+            return Ok(self);
+        }
+        Err(self.refuse(match wanted {
+            Literal::Text => "must be a string, in quotation marks",
+            Literal::Number => "must be a number",
+            Literal::Truth => "must be `true` or `false`",
+        }))
+    }
+
     /// The error that tells value, origin and bound: ``BONAFIDE_X509_TTL=`1s`: must be ...``.
     pub(crate) fn refuse(&self, bound: impl Into<String>) -> SettingsError {
         SettingsError::Value {
@@ -72,7 +98,10 @@ impl Layers {
 
     /// The value of a setting that has one.
     pub(crate) fn one(&self, name: &'static str) -> Result<Option<Given>, SettingsError> {
-        let mut values = self.many(name)?;
+        let mut values = match (self.flags.get(name), self.environment.get(name)) {
+            (None, Some(value)) => vec![Given::text(&variable_name(name), value)],
+            _ => self.many(name)?,
+        };
         match (values.pop(), values.pop()) {
             (None, _) => Ok(None),
             (Some(value), None) => Ok(Some(value)),
@@ -85,12 +114,12 @@ impl Layers {
     pub(crate) fn many(&self, name: &'static str) -> Result<Vec<Given>, SettingsError> {
         if let Some(values) = self.flags.get(name) {
             let origin = format!("--{name}");
-            return Ok(values.iter().map(|value| Given { origin: origin.clone(), value: value.clone() }).collect());
+            return Ok(values.iter().map(|value| Given::text(&origin, value)).collect());
         }
         if let Some(values) = self.environment.get(name) {
             let origin = variable_name(name);
             let split = values.split(',').map(str::trim).filter(|value| !value.is_empty());
-            return Ok(split.map(|value| Given { origin: origin.clone(), value: value.to_owned() }).collect());
+            return Ok(split.map(|value| Given::text(&origin, value)).collect());
         }
         self.file.values(name)
     }

@@ -103,6 +103,12 @@ fn bad_values_are_told_with_origin_and_bound() {
         ("expect-root", "abc", "must be 64 hexadecimal digits, as `bonafide-ca status` shows them"),
         ("log-format", "xml", "must be `text` or `json` (default text)"),
         ("accept-clock", "yes", "must be `true` or `false`"),
+        ("data", "~/ca", "must be a path; `~` is the shell's to replace"),
+        (
+            "log-level",
+            "loud",
+            "must be `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,bonafide_ca=debug` (default info)",
+        ),
         (
             "data",
             &long,
@@ -135,8 +141,35 @@ fn values_that_do_not_go_together_are_refused() {
     assert_eq!(error, "ca.toml:1:1: x509-ttl=`2h`: takes one value, more were given");
 }
 
+/// Only what may have several values is taken apart at its commas: a variable with directives for the log was refused.
+#[test]
+fn a_variable_of_one_value_keeps_its_commas() {
+    let environment = [("BONAFIDE_LOG_LEVEL", "warn,bonafide_ca=debug"), ("BONAFIDE_DATA", "/var/a, b")];
+    let read = settings(&[], &environment, "").unwrap();
+    assert_eq!((read.log.filter.as_str(), read.data.to_str()), ("warn,bonafide_ca=debug", Some("/var/a, b")));
+}
+
+#[test]
+fn a_value_of_another_type_in_the_file_is_refused() {
+    let cases = [
+        ("trust-domain = 5", "trust-domain=`5`: must be a string, in quotation marks"),
+        ("data = true", "data=`true`: must be a string, in quotation marks"),
+        ("advertise = [1]", "advertise=`1`: must be a string, in quotation marks"),
+        ("x509-ttl = 60", "x509-ttl=`60`: must be a string, in quotation marks"),
+        ("max-nodes = true", "max-nodes=`true`: must be a number"),
+        ("accept-clock = 1", "accept-clock=`1`: must be `true` or `false`"),
+    ];
+    for (file, expected) in cases {
+        assert_eq!(settings(&[], &[], file).unwrap_err(), format!("ca.toml:1:1: {expected}"), "{file}");
+    }
+    let read = settings(&[], &[], "max-nodes = 7\naccept-clock = true").unwrap();
+    assert_eq!((read.limits.nodes, read.accept_clock), (7, true));
+}
+
 #[test]
 fn slips_in_variable_names_are_seen() {
-    let names = ["BONAFIDE_X509_TTL", "BONAFIDE_X509TTL", "BONAFIDE_SOCKET", "PATH"].map(str::to_owned);
-    assert_eq!(unknown_variables(names.into_iter()).into_iter().collect::<Vec<_>>(), ["BONAFIDE_X509TTL"]);
+    let names =
+        ["BONAFIDE_X509_TTL", "BONAFIDE_X509TTL", "BONAFIDE_SOCKET", "BONAFIDE_WAIT", "PATH"].map(str::to_owned);
+    let unknown: Vec<_> = unknown_variables(names.into_iter()).into_iter().collect();
+    assert_eq!(unknown, ["BONAFIDE_WAIT", "BONAFIDE_X509TTL"]);
 }
