@@ -85,7 +85,7 @@ impl Metrics {
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version of this agent", build);
-        registry.register("health", "How each part is: 0 ready, 1 degraded, 2 unready", metrics.health.clone());
+        registry.register("health", "How each part is: 2 ready, 1 degraded, 0 unready", metrics.health.clone());
         registry.register("ca_connections", "Attempts to connect to a CA", metrics.ca_connections.clone());
         registry.register("ca_connected", "1 while a connection to a CA is open", metrics.ca_connected.clone());
         registry.register("sync_updates", "Updates from the CA", metrics.sync_updates.clone());
@@ -118,9 +118,9 @@ impl Metrics {
     pub fn text(&self, health: &Health) -> String {
         for part in health.parts() {
             let value = match part.state {
-                State::Ready => 0,
+                State::Ready => 2,
                 State::Degraded => 1,
-                State::Unready => 2,
+                State::Unready => 0,
             };
             self.health.get_or_create(&ByPart { part: part.part.name() }).set(value);
         }
@@ -150,7 +150,7 @@ mod tests {
         metrics.sync_updates.get_or_create(&ByOutcome { outcome: Outcome::ok }).inc();
         let text = metrics.text(&Health::new());
         assert!(text.contains("bonafide_agent_sync_updates_total{outcome=\"ok\"} 1"), "{text}");
-        assert!(text.contains("bonafide_agent_health{part=\"sync\"} 2"), "{text}");
+        assert!(text.contains("bonafide_agent_health{part=\"sync\"} 0"), "{text}");
         assert!(text.contains("bonafide_agent_build_info{version=\""), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
     }

@@ -10,10 +10,11 @@ use tracing::warn;
 
 use crate::{
     attest::{Credentials, Difference, ExecutableIdentity, Facts, nearest_miss, registration},
-    view::View,
+    view::{Position, View},
 };
 
-/// Remembers what was told to whom, so that a process that asks in a loop is told the same and logged once a while.
+/// Remembers what was told to whom, so that a process that asks in a loop is told the same and logged once a while: anew when
+/// what is registered has changed, since the nearest service may be another one then.
 #[derive(Debug)]
 pub(crate) struct Explainer {
     whoami: String,
@@ -33,6 +34,8 @@ struct Told {
     reference: String,
     /// On the boot clock.
     at: Duration,
+    /// What was registered.
+    position: Option<Position>,
 }
 
 impl Explainer {
@@ -61,11 +64,13 @@ impl Explainer {
         let asker = Asker { uid: facts.uid, gid: facts.gid, executable: facts.executable };
         if let Some(told) = self.told.get(&asker)
             && boot < told.at + TOLD_FOR
+            && told.position.as_ref() == view.position()
         {
             return told.reference;
         }
         let reference = new_reference();
-        self.told.insert(asker, Told { reference: reference.clone(), at: boot });
+        let position = view.position().cloned();
+        self.told.insert(asker, Told { reference: reference.clone(), at: boot, position });
         let (nearest, differs, command) = match nearest_miss(view, facts) {
             Some(miss) => {
                 let differs: Vec<String> = miss.differences.iter().map(difference).collect();

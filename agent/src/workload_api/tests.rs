@@ -278,6 +278,10 @@ async fn wapi_19_24_no_identity_is_explained_to_the_asker_with_its_own_facts_alo
         references.insert(text.split("reference ").nth(1).unwrap().split(';').next().unwrap().to_owned());
     }
     assert_eq!(references.len(), 1, "the same asker, the same reference");
+    agent.ca.publish(vec![any_service("other", "/other", &["unix:uid:4000000"])]);
+    let text = x509(&client).await.unwrap_err().message().to_owned();
+    let reference = text.split("reference ").nth(1).unwrap().split(';').next().unwrap();
+    assert!(!references.contains(reference), "another explanation, told and logged anew: {text}");
     agent.end().await;
 }
 
