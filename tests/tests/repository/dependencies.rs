@@ -1,34 +1,42 @@
 //! What is built, and what is not.
 
-use std::{fs, process::Command};
+use std::{collections::BTreeSet, fs, process::Command};
 
 use bonafide_tests::repository;
 
-/// Every package in any kind of build, as `name version`.
-fn packages() -> Vec<(String, Vec<u64>)> {
+/// `cargo tree` of the workspace without its lines: each package of a kind of build once, in this format.
+fn tree(arguments: &[&str], format: &str) -> BTreeSet<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = [
-        "tree",
-        "--workspace",
-        "--all-features",
-        "--target",
-        "all",
-        "-e",
-        "normal,build,dev",
-        "--prefix",
-        "none",
-        "--locked",
-    ];
-    let output = Command::new(cargo).args(arguments).current_dir(repository::root()).output().unwrap();
+    let mut command = Command::new(cargo);
+    command.args(["tree", "--workspace", "--prefix", "none", "--locked", "--format", format]).args(arguments);
+    let output = command.current_dir(repository::root()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).unwrap();
-    let packages = tree.lines().filter_map(|line| line.split_once(" v"));
+    tree.lines().map(|line| line.trim_end_matches(" (*)").trim_end().to_owned()).collect()
+}
+
+/// Every package in any kind of build, as `name version`.
+fn packages() -> Vec<(String, Vec<u64>)> {
+    let tree = tree(&["--all-features", "--target", "all", "-e", "normal,build,dev"], "{p}");
+    let packages = tree.iter().filter_map(|line| line.split_once(" v"));
     packages
         .map(|(name, rest)| {
             let version = rest.split([' ', '-', '+']).next().unwrap();
             (name.to_owned(), version.split('.').map(|part| part.parse().unwrap()).collect())
         })
         .collect()
+}
+
+/// Each crate compiles once per profile: whatever the programs are built of, `cargo test --workspace --all-features` has
+/// built with the same features. Where it has not, `tests/Cargo.toml` has to ask for them.
+#[test]
+fn programs_are_built_with_the_features_that_tests_are_built_with() {
+    let with_features = "{p} {f}";
+    let of_tests = tree(&["--all-features", "-e", "normal,build,dev"], with_features);
+    let of_programs = tree(&["-e", "normal,build"], with_features);
+    assert!(of_programs.len() > 100, "cargo tree lists what is built");
+    let twice: Vec<_> = of_programs.difference(&of_tests).collect();
+    assert!(twice.is_empty(), "compiled a second time, with other features: {twice:#?}");
 }
 
 /// T-35: one TLS stack and one cryptographic library; nothing with a known fault that nobody mends.
