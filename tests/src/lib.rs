@@ -8,6 +8,7 @@ pub mod generated_code;
 pub mod https;
 pub mod measure;
 pub mod oidc_provider;
+pub mod power_cut;
 pub mod proxy;
 pub mod readme;
 pub mod repository;

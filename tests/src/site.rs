@@ -102,7 +102,12 @@ impl Site {
 
     /// Starts the CA and waits until it says that it is ready.
     pub fn start_ca(&mut self) {
-        let ca = Process::start("bonafide-ca", &mut self.ca_run()).expect("the CA starts");
+        self.start_ca_by(|run| run);
+    }
+
+    /// The same, by another program that runs it.
+    pub fn start_ca_by(&mut self, by: impl FnOnce(Command) -> Command) {
+        let ca = Process::start("bonafide-ca", &mut by(self.ca_run())).expect("the CA starts");
         self.listen = ca.ready("listen", SOON).unwrap_or_else(|error| panic!("{error}"));
         self.ca = Some(ca);
     }

@@ -119,7 +119,7 @@ fn f01_killed_at_each_write_of_changes_and_issuances() {
 
 /// What a token and the present certificates of a node's workload were signed over, by its SHA-256. Whether there are any depends
 /// on where the CA died.
-fn fetched(node: &Node, audience: &str) -> Vec<String> {
+pub(crate) fn fetched(node: &Node, audience: &str) -> Vec<String> {
     let mut signed = Vec::new();
     let jwt = node.agent(&["fetch", "jwt", "--audience", audience, "--output", "json"]);
     for svid in answered(&jwt) {

@@ -2,10 +2,12 @@
 
 mod clocks;
 mod contract;
+mod exhaustion;
 mod faults;
 mod foreign;
 mod main_job;
 mod outages;
+mod power;
 mod programs;
 mod readme;
 mod removal;

@@ -1,0 +1,173 @@
+//! The power goes (F-02): whatever was acknowledged is there afterwards, from what the disk was asked to make durable alone.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bonafide_examples::process::Process;
+use bonafide_tests::{
+    power_cut::{Disk, Event, Unsynced, events, traced},
+    site::{SOON, Site, eventually, user_selector},
+};
+use serde_json::Value;
+
+use crate::faults::fetched;
+
+/// Something that somebody was told, and when: from then on it must be true after a cut.
+struct Told {
+    at: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Root(String),
+    Service(&'static str),
+    Removed(&'static str),
+    Node(&'static str),
+    Documents(Vec<String>),
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap()
+}
+
+/// The moments to cut the power at: just before and just after a call that changes what a cut leaves, spread over the trace.
+fn moments(events: &[Event], most: usize) -> Vec<usize> {
+    let turns: BTreeSet<usize> =
+        events.iter().enumerate().filter(|(_, event)| event.is_turn()).flat_map(|(at, _)| [at, at + 1]).collect();
+    let step = turns.len().div_ceil(most).max(1);
+    let last = events.len();
+    turns.into_iter().rev().step_by(step).chain([last]).collect()
+}
+
+/// A CA under strace, from its first start over changes and issuances to its end. The power is cut at moments all along the
+/// way; a CA that starts from what is left then has what was told to anybody before, in an unbroken record, and goes on.
+/// (I-01, I-04)
+#[test]
+fn f02_what_a_ca_has_acknowledged_survives_a_power_cut() {
+    let mut site = Site::new();
+    let trace = site.path("trace-of-ca");
+    site.start_ca_by(|run| traced(&run, &trace));
+    let mut told = Vec::new();
+    let mut tell = |what| told.push(Told { at: now(), what });
+    let root = site.ca(&["status", "--output", "json"]).success().json()["root_sha256"].as_str().unwrap().to_owned();
+    tell(What::Root(root));
+    let node = site.join("n1");
+    tell(What::Node("n1"));
+    site.add_program("hand", &site.programs.agent, &["--on", "n1"]);
+    tell(What::Service("hand"));
+    let documents = eventually("documents", || Some(fetched(&node, "a")).filter(|all| all.len() == 2));
+    tell(What::Documents(documents));
+    site.add_service("short-lived", &["--on", "any"]);
+    site.ca(&["service", "remove", "short-lived"]).success();
+    tell(What::Removed("short-lived"));
+    tell(What::Documents(fetched(&node, "b")));
+    site.stop_ca();
+
+    let events = events(&trace, &site_root(&site)).unwrap();
+    assert!(events.len() > 100, "the CA wrote down what it did: {}", events.len());
+    for (index, cut) in moments(&events, 20).into_iter().enumerate() {
+        let (before, after) = events.split_at(cut);
+        let at = after.first().map_or(u64::MAX, |next| next.at);
+        let seed = u64::try_from(index).unwrap();
+        for unsynced in [Unsynced::Lost, Unsynced::ByChance(seed)] {
+            let mut next = Site::new();
+            Disk::after(before).cut(unsynced, &site_root(&next)).unwrap();
+            next.start_ca();
+            let what = format!("cut after {cut} of {} changes, {unsynced:?}", events.len());
+            check(&next, told.iter().filter(|told| told.at < at), &what);
+            next.stop_ca();
+        }
+    }
+}
+
+fn site_root(site: &Site) -> PathBuf {
+    site.path("ca").parent().unwrap().to_owned()
+}
+
+fn check<'a>(site: &Site, told: impl Iterator<Item = &'a Told>, when: &str) {
+    site.ca(&["audit", "verify"]).success();
+    let json = |arguments: &[&str]| site.ca(arguments).success().json();
+    let services = json(&["service", "list", "--output", "json"]).to_string();
+    let nodes = json(&["node", "list", "--output", "json"]);
+    let exported = site.ca(&["audit", "export"]).success().stdout;
+    let listed = |name: &str| services.contains(&format!("spiffe://example.org/{name}\""));
+    for told in told {
+        match &told.what {
+            What::Root(root) => {
+                let found = json(&["status", "--output", "json"]);
+                assert_eq!(found["root_sha256"].as_str(), Some(root.as_str()), "{when}: another root");
+            }
+            What::Node(name) => {
+                let live = |node: &Value| node["name"] == *name && node["state"] == "live";
+                assert!(nodes["nodes"].as_array().unwrap().iter().any(live), "{when}: {name} is gone: {nodes}");
+            }
+            What::Documents(all) => {
+                let missing = all.iter().find(|document| !exported.contains(document.as_str()));
+                assert_eq!(missing, None, "{when}: a document was handed out that has no record");
+            }
+            What::Service(name) => assert!(listed(name), "{when}: service {name} was acknowledged and is gone"),
+            What::Removed(name) => assert!(!listed(name), "{when}: service {name} was removed and is back"),
+        }
+    }
+    site.ca(&["service", "add", "after", "--selector", &user_selector(), "--on", "any"]).success();
+}
+
+/// An agent under strace that joins and renews its node key. The power of its machine is cut at moments all along the way;
+/// its CA stays. Started again with the same string, it is in, by whatever key it has: it never used one that it could lose.
+/// (I-03)
+#[test]
+fn f02_an_agent_never_loses_a_key_that_the_ca_knows() {
+    let mut site = Site::new();
+    // The node's certificate is renewed after four or five seconds.
+    site.ca_arguments = ["--node-ttl", "10s"].map(str::to_owned).to_vec();
+    let (trace_of_ca, trace_of_agent) = (site.path("trace-of-ca"), site.path("trace-of-agent"));
+    site.start_ca_by(|run| traced(&run, &trace_of_ca));
+    let mut node = site.node("n1");
+    let invitation = site.invite("n1");
+    let file = node.path("invitation");
+    fs::write(&file, &invitation).unwrap();
+    let mut run = node.agent_run();
+    run.arg("--join-file").arg(&file);
+    let agent = Process::start("bonafide-agent under strace", &mut traced(&run, &trace_of_agent)).unwrap();
+    agent.ready("node", SOON).unwrap_or_else(|error| panic!("{error}"));
+    node.agent = Some(agent);
+    eventually("a second key comes into use", || {
+        let kinds = site.ca(&["audit", "list", "--kind", "node-key-activated", "--output", "json"]).success().json();
+        (!kinds["records"].as_array().unwrap().is_empty()).then_some(())
+    });
+    node.stop();
+    site.stop_ca();
+
+    let of_ca = events(&trace_of_ca, &site_root(&site)).unwrap();
+    let of_agent = events(&trace_of_agent, &site.path("node-n1")).unwrap();
+    assert!(of_agent.len() > 30, "the agent wrote down what it has, more than once: {of_agent:?}");
+    for (index, cut) in moments(&of_agent, 20).into_iter().enumerate() {
+        let (before, after) = of_agent.split_at(cut);
+        let at = after.first().map_or(u64::MAX, |next| next.at);
+        let unsynced = if index % 2 == 0 { Unsynced::Lost } else { Unsynced::ByChance(u64::try_from(index).unwrap()) };
+        let when = format!("cut after {cut} of {} changes, {unsynced:?}", of_agent.len());
+        // The CA as it was at that moment, and where the agent looks for it.
+        let mut next = Site::new();
+        next.ca_arguments.clone_from(&site.ca_arguments);
+        next.listen.clone_from(&site.listen);
+        let until = of_ca.iter().take_while(|event| event.at < at);
+        Disk::after(until).cut(Unsynced::Kept, &site_root(&next)).unwrap();
+        next.start_ca();
+        let mut again = next.node("n1");
+        let home = next.path("node-n1");
+        fs::remove_dir_all(&home).unwrap();
+        Disk::after(before).cut(unsynced, &home).unwrap();
+        fs::create_dir_all(home.join("run")).unwrap();
+        println!("{when}");
+        again.join(&invitation);
+        let shown = next.ca(&["node", "show", "n1", "--output", "json"]).success().json();
+        assert_eq!(shown["state"], "live", "{when}: {shown}");
+        again.stop();
+        next.stop_ca();
+    }
+}
