@@ -26,6 +26,7 @@
 //! ```
 
 mod address_limit;
+mod at_edge;
 #[cfg(feature = "jwt")]
 mod bearer;
 mod builder;
@@ -152,6 +153,19 @@ impl Authenticators {
     /// # Errors
     /// When any credential in the request is bad, when they contradict each other, or when there is no way to tell.
     pub fn authenticate(&self, presented: &Presented<'_>) -> Result<Option<Caller>, AuthenticateError> {
+        let Some(accepted) = self.accept(presented)? else { return Ok(None) };
+        #[cfg(feature = "jwt")]
+        if let (Some(single_use), Some(until)) = (&self.0.single_use, accepted.token_until) {
+            single_use.take(&accepted.caller, until, presented.at)?;
+        }
+        if let Some(used) = &accepted.used {
+            used.record(presented.at);
+        }
+        Ok(Some(accepted.caller))
+    }
+
+    /// The same without a trace of it: no token is used up, and no use of a key counted.
+    fn accept(&self, presented: &Presented<'_>) -> Result<Option<Accepted>, AuthenticateError> {
         let connection = self.of_connection(presented)?;
         let [bearer, key] = [self.of_authorization(presented)?, self.of_api_key_header(presented)?];
         let session = self.of_session(presented)?;
@@ -167,28 +181,13 @@ impl Authenticators {
         if let Some(user) = user {
             return self.with_user(connection, bearers, user).map(Some);
         }
-        let accepted = match connection {
-            Some(connection) => match self.proxy(&connection.caller) {
-                Some(proxy) => Some(passed_on(&connection.caller, proxy, bearers)?),
-                None => {
-                    let [one, other] = bearers;
-                    stronger(Some(connection), stronger(one, other)?)?
-                }
-            },
-            None => {
-                let [one, other] = bearers;
-                stronger(one, other)?
-            }
-        };
-        let Some(accepted) = accepted else { return Ok(None) };
-        #[cfg(feature = "jwt")]
-        if let (Some(single_use), Some(until)) = (&self.0.single_use, accepted.token_until) {
-            single_use.take(&accepted.caller, until, presented.at)?;
+        if let Some(connection) = &connection
+            && let Some(proxy) = self.proxy(&connection.caller)
+        {
+            return passed_on(&connection.caller, proxy, bearers).map(Some);
         }
-        if let Some(used) = &accepted.used {
-            used.record(presented.at);
-        }
-        Ok(Some(accepted.caller))
+        let [one, other] = bearers;
+        stronger(connection, stronger(one, other)?)
     }
 
     /// The own trust domain, of which all owners of keys are.
@@ -247,72 +246,10 @@ impl Authenticators {
         Ok(())
     }
 
-    /// Takes other issuers of users, or other keys of theirs, from now on. What was verified under the earlier ones is verified again.
-    ///
-    /// # Errors
-    /// When one is the own token service; the earlier ones stay.
-    #[cfg(feature = "jwt")]
-    pub fn replace_user_issuers(&self, user_issuers: UserIssuers) -> Result<(), AuthenticatorsError> {
-        let _one_at_a_time = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        builder::check_user_issuers(&user_issuers, self.0.token_issuer.as_deref())?;
-        let earlier = self.0.keys.load_full();
-        self.0.keys.store(Arc::new(Keys {
-            version: earlier.version.wrapping_add(1),
-            records: earlier.records.clone(),
-            of_token_service: earlier.of_token_service.clone(),
-            user_issuers,
-        }));
-        Ok(())
-    }
-
-    /// Whether a connection is from inside: of a service of the own trust domain that is no proxy, which passes on what strangers say.
-    #[cfg(all(feature = "tower", feature = "tokio"))]
-    pub(crate) fn is_inside(&self, peer: &VerifiedPeer) -> bool {
-        peer.id().trust_domain() == &self.0.trust_domain && !self.0.via.contains(peer.id())
-    }
-
     /// The trusted proxy that this is, if it is one.
     fn proxy(&self, caller: &Caller) -> Option<&SpiffeId> {
         let id = caller.service()?;
         self.0.via.iter().find(|proxy| *proxy == id)
-    }
-
-    /// Who calls when a request carries a user's own credential.
-    fn with_user(
-        &self,
-        connection: Option<Accepted>,
-        others: [Option<Accepted>; 2],
-        user: Accepted,
-    ) -> Result<Caller, AuthenticateError> {
-        let other = others.into_iter().flatten().next();
-        if let Some(connection) = &connection
-            && let Some(proxy) = self.proxy(&connection.caller)
-        {
-            return passed_on(&connection.caller, proxy, [Some(user), other]).map(|accepted| accepted.caller);
-        }
-        match (connection, other) {
-            (_, Some(other)) => Err(AuthenticateError::CallersDisagree {
-                one: other.caller.id().clone(),
-                other: user.caller.id().clone(),
-            }),
-            (None, None) => Ok(user.caller),
-            (Some(service), None) => Ok(match user.caller.presented_user() {
-                Some(user) => service.caller.acting_for(user.clone()),
-                None => service.caller,
-            }),
-        }
-    }
-
-    fn of_session(&self, presented: &Presented<'_>) -> Result<Option<Accepted>, AuthenticateError> {
-        let Some(session) = presented.session else { return Ok(None) };
-        if !self.0.takes_sessions {
-            return Err(AuthenticateError::SessionNotTaken);
-        }
-        let ended_at = session.user().valid_until();
-        if presented.at >= ended_at {
-            return Err(AuthenticateError::SessionEnded { ended_at, now: presented.at });
-        }
-        Ok(Some(Accepted::without_record(Caller::of_user(session.user().clone()))))
     }
 
     fn of_connection(&self, presented: &Presented<'_>) -> Result<Option<Accepted>, AuthenticateError> {

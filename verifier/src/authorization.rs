@@ -295,7 +295,7 @@ impl Authorization {
         attempt: &Attempt<'_>,
         scope: impl Fn(&PresentedUser) -> String,
     ) -> Option<(PresentedUser, String)> {
-        let caller = self.0.authenticators.authenticate(&attempt.presented).ok().flatten()?;
+        let caller = self.0.authenticators.foresee(&attempt.presented)?;
         let presented = caller.presented_user()?;
         if self.on_behalf_of(&attempt.presented, &caller).is_err() {
             return None;

@@ -5,6 +5,8 @@
 //!
 //! Two parsers must not see two requests (T-27): odd paths, methods and hosts are refused before a rule is looked at, and whether a
 //! request is a gRPC call is a matter of which services were declared, never of what the request says of itself.
+//!
+//! A server that users call, or that is called with users' own tokens, is at the edge of the trust domain: see [`edge`].
 
 #[cfg(feature = "axum")]
 mod axum;

@@ -260,8 +260,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for OnBehalfOf {
     }
 }
 
-/// On whose behalf the request is made, for a handler that does nothing without a user: without one it is answered 403, and that is recorded,
-/// whatever the policy says.
+/// On whose behalf the request is made, for a handler that does nothing without a transaction's user: without one it is answered 403, and that is recorded,
+/// whatever the policy says. At an edge a user whose token was not exchanged is none: [`Caller::user`] and [`Grant::user`] know them.
 ///
 /// ```
 /// use bonafide_verifier::http::RequireUser;

@@ -152,7 +152,7 @@ impl Grant {
         self.0.granted.user(self.0.authorization.clock().now())
     }
 
-    /// The same for a handler that does nothing without a user.
+    /// On whose behalf, for a handler that does nothing without a transaction's user: at an edge that is one whose token was exchanged.
     ///
     /// # Errors
     /// When the request is not made for anybody; hand it on, it becomes the answer.

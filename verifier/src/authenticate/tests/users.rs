@@ -237,4 +237,11 @@ fn single_use_is_not_for_users() {
     for _ in 0..10 {
         assert!(edge.ask(None, None, &[("authorization", value.as_bytes())]).is_ok());
     }
+    // What is looked at before the request is decided uses nothing up.
+    let value = bearer(&edge.world.svid());
+    let headers: [(&str, &[u8]); 1] = [("authorization", value.as_bytes())];
+    let presented = Presented { connection: None, session: None, headers: &Headers(&headers), address: None, at: NOW };
+    assert!(edge.world.authenticators.foresee(&presented).is_some());
+    assert_eq!(told(edge.world.authenticators.authenticate(&presented)), "/export jwt-svid");
+    assert_eq!(told(edge.world.authenticators.authenticate(&presented)), "token-replayed");
 }

@@ -1,5 +1,8 @@
 //! The edge: what is exchanged, what is taken off, and what never gets through.
 
+#[cfg(all(feature = "serve", feature = "connect"))]
+mod sockets;
+
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
@@ -67,6 +70,7 @@ fn sign(key: &Key, token_type: &str, key_id: &str, claims: &Value) -> String {
 
 /// A token service in the process: what it answers is the test's to say.
 struct Service {
+    now: Timestamp,
     key: Key,
     asked: AtomicUsize,
     last: Mutex<Option<(String, String)>>,
@@ -93,7 +97,7 @@ impl fmt::Debug for Shown {
 
 impl Service {
     fn txn_token(&self, more: &Value) -> String {
-        let now = NOW.unix_seconds();
+        let now = self.now.unix_seconds();
         let mut claims = json!({
             "sub": "corp:charlie", "aud": "example.org", "txn": "t-1", "scope": "photo.read", "req_wl": OWN, "iat": now,
             "exp": now + 60,
@@ -159,6 +163,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::at(NOW)
+    }
+
+    fn at(now: Timestamp) -> Self {
         let (corp, key) = (Key::p256(), Key::p256());
         let mut jwk = PublicKey::from_spki(&corp.spki()).unwrap().to_jwk();
         jwk.insert("kid".into(), "k".into());
@@ -172,7 +180,7 @@ impl Rig {
         };
         let issuer = UserIssuer::new(settings, &IssuerKeys::parse_jwks(keys.as_bytes()).unwrap()).unwrap();
         let issuers = UserIssuers::new(vec![issuer]).unwrap();
-        let clock = Arc::new(ManualClock::at(NOW));
+        let clock = Arc::new(ManualClock::at(now));
         let shared: Arc<dyn Clock> = clock.clone();
         let (identity, _publisher) = Identity::published(Arc::clone(&shared));
         let authenticators = Authenticators::builder(domain("example.org"), identity)
@@ -189,9 +197,10 @@ impl Rig {
             .service(SpiffeId::parse(OWN).unwrap())
             .record_to(lines.clone())
             .build();
-        let policy = Policy::parse(RULES, &domain("example.org"), NOW).unwrap().policy;
+        let policy = Policy::parse(RULES, &domain("example.org"), now).unwrap().policy;
         authorization.replace_policy(policy).unwrap();
         let service = Arc::new(Service {
+            now,
             key,
             asked: AtomicUsize::new(0),
             last: Mutex::default(),
@@ -204,7 +213,7 @@ impl Rig {
     }
 
     fn token(&self, more: &Value) -> String {
-        let now = NOW.unix_seconds();
+        let now = self.service.now.unix_seconds();
         let mut claims = json!({ "iss": CORP, "sub": "charlie", "aud": "photo", "iat": now, "exp": now + 300 });
         for (claim, value) in more.as_object().unwrap() {
             claims[claim] = value.clone();
