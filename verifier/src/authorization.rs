@@ -278,6 +278,12 @@ impl Authorization {
         })
     }
 
+    /// To be waited for before a request with these headers is decided: its transaction token has a key that is looked up.
+    #[cfg(all(feature = "jwt", feature = "tower"))]
+    pub(crate) fn look_up(&self, headers: &dyn crate::authenticate::HeaderView) -> Option<crate::txn_tokens::LookUp> {
+        self.0.users.as_ref()?.look_up(headers)
+    }
+
     /// A record about a request that was granted before.
     fn record_of<'g>(&'g self, granted: &'g Granted, at: Timestamp, recorded: RecordedOperation<'g>) -> Record<'g> {
         let mut record = Record::new(at, recorded, Outcome::Allowed, "");

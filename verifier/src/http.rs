@@ -22,6 +22,7 @@ mod request;
 mod tests;
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -97,7 +98,8 @@ pub struct Authorized<S> {
 
 impl<S, B, R> tower_service::Service<Request<B>> for Authorized<S>
 where
-    S: tower_service::Service<Request<B>, Response = Response<R>>,
+    S: tower_service::Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    B: Send + 'static,
     R: Body<Data = Bytes> + Unpin,
 {
     type Response = Response<GuardedBody<R>>;
@@ -108,30 +110,70 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match request::decide(&self.shared, &request) {
-            Ok(grant) => {
-                request.extensions_mut().insert(grant.caller().clone());
-                if let Some(on_behalf_of) = grant.on_behalf_of() {
-                    request.extensions_mut().insert(on_behalf_of.clone());
-                }
-                request.extensions_mut().insert(grant.clone());
-                let inner = grant.within(|| self.inner.call(request));
-                AuthorizedFuture::Inside { inner, grant: Some(grant) }
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match look_up(&self.shared, &request) {
+            None => decided(&self.shared, &mut self.inner, request),
+            Some(looking) => {
+                // The one that was found ready is the one that is called.
+                let next = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, next);
+                let shared = Arc::clone(&self.shared);
+                let then = Box::new(move || decided(&shared, &mut inner, request));
+                AuthorizedFuture::Waiting { looking, then: Some(then) }
             }
-            Err((refusal, seen)) => AuthorizedFuture::Refused { refusal, grpc: seen == Seen::Grpc },
         }
     }
 }
 
+fn decided<S, B>(shared: &Shared, inner: &mut S, mut request: Request<B>) -> AuthorizedFuture<S::Future>
+where
+    S: tower_service::Service<Request<B>>,
+{
+    match request::decide(shared, &request) {
+        Ok(grant) => {
+            request.extensions_mut().insert(grant.caller().clone());
+            if let Some(on_behalf_of) = grant.on_behalf_of() {
+                request.extensions_mut().insert(on_behalf_of.clone());
+            }
+            request.extensions_mut().insert(grant.clone());
+            let inner = grant.within(|| inner.call(request));
+            AuthorizedFuture::Inside { inner, grant: Some(grant) }
+        }
+        Err((refusal, seen)) => AuthorizedFuture::Refused { refusal, grpc: seen == Seen::Grpc },
+    }
+}
+
+/// What has to be found out before the request can be decided: by which key its transaction token is verified, if it is a new one.
+#[cfg(feature = "jwt")]
+fn look_up<B>(shared: &Shared, request: &Request<B>) -> Option<LookUp> {
+    shared.authorization.look_up(request.headers())
+}
+
+#[cfg(not(feature = "jwt"))]
+fn look_up<B>(_: &Shared, _: &Request<B>) -> Option<LookUp> {
+    None
+}
+
+type LookUp = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 pin_project! {
     /// The answer of an [`Authorized`] service.
     #[project = Projected]
-    #[derive(Debug)]
     #[allow(missing_docs)]
     pub enum AuthorizedFuture<F> {
+        Waiting { looking: LookUp, then: Option<Box<dyn FnOnce() -> AuthorizedFuture<F> + Send>> },
         Inside { #[pin] inner: F, grant: Option<Grant> },
         Refused { refusal: Refusal, grpc: bool },
+    }
+}
+
+impl<F> fmt::Debug for AuthorizedFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting { .. } => "AuthorizedFuture::Waiting(..)",
+            Self::Inside { .. } => "AuthorizedFuture::Inside(..)",
+            Self::Refused { .. } => "AuthorizedFuture::Refused(..)",
+        })
     }
 }
 
@@ -142,8 +184,17 @@ where
 {
     type Output = Result<Response<GuardedBody<R>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Projected::Waiting { looking, then } = self.as_mut().project() {
+            ready!(looking.as_mut().poll(cx));
+            if let Some(then) = then.take() {
+                let next = then();
+                self.as_mut().set(next);
+            }
+        }
         match self.project() {
+            // INVARIANT: what follows is decided at once, and waits for nothing more.
+            Projected::Waiting { .. } => Poll::Pending,
             Projected::Inside { inner, grant } => {
                 let response = match grant {
                     Some(grant) => ready!(grant.within(|| inner.poll(cx)))?,

@@ -4,6 +4,7 @@
 //! services prefer X.509-SVIDs; take JWT-SVIDs where TLS ends before the service does.
 
 pub mod access_token;
+pub mod delegation;
 mod error;
 mod jws;
 mod key_set;

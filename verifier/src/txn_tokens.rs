@@ -3,7 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,6 +19,7 @@ use crate::{
     clock::Timestamp,
     jwt::{
         Compact, JwtError, MAX_TOKEN_BYTES, cut,
+        delegation::{BeyondDelegation, Delegation, Minted},
         txn_token::{self, HEADER, Verified},
     },
     on_behalf_of::OnBehalfOf,
@@ -23,26 +29,72 @@ use crate::{
 /// Verifies the transaction tokens of one trust domain. Cheap to clone; clones are the same. CPU alone, never waits.
 ///
 /// A request has none, or exactly one that is good; whatever else is refused. The keys are those of the token service and sign
-/// nothing that proves a caller. Tokens seen before cost a hash: they are remembered under the keys of the day, until they expire.
+/// nothing that proves a caller; with them may be those of agents, each of which counts for what its [`Delegation`] says and for nothing else.
+/// Tokens seen before cost a hash: they are remembered until they expire, or their key is gone.
 #[derive(Clone)]
 pub struct TxnTokens(Arc<Shared>);
 
 struct Shared {
     trust_domain: TrustDomain,
     keys: ArcSwap<Keys>,
-    remembered: Cache<Name, Arc<Verified>>,
+    /// By the SHA-256 of the token.
+    remembered: Cache<[u8; 32], Arc<Remembered>>,
+    finder: OnceLock<Arc<dyn FindTxnKey>>,
 }
 
-/// The keys of a moment.
-struct Keys {
-    version: u64,
-    keys: Vec<JwtAuthority>,
+/// Looks up keys that are not known here. Whoever does it bounds how many at once, how long, and how often one is asked for again.
+pub trait FindTxnKey: fmt::Debug + Send + Sync {
+    /// Begins to look for a key; what comes of it is in [`TxnTokens`] when it is over. Nothing if it is not worth a look.
+    fn find(&self, key_id: &str) -> Option<LookUp>;
 }
 
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-struct Name {
-    sha256: [u8; 32],
-    keys: u64,
+/// A look that is under way.
+pub type LookUp = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The keys of a moment, in the order of their IDs.
+type Keys = Vec<Arc<TxnKey>>;
+
+struct Remembered {
+    verified: Verified,
+    /// INVARIANT: the token counts for as long as this very key is among those of the moment.
+    key: Arc<TxnKey>,
+}
+
+/// A key by which transaction tokens are verified.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TxnKey {
+    /// One of the trust domain's token service.
+    Service(JwtAuthority),
+    /// One of a node's agent, for what the token service has delegated to it.
+    Agent(Delegation),
+}
+
+impl TxnKey {
+    /// The `kid` in its tokens.
+    #[must_use]
+    pub fn key_id(&self) -> &str {
+        self.key().key_id()
+    }
+
+    fn key(&self) -> &JwtAuthority {
+        match self {
+            Self::Service(key) => key,
+            Self::Agent(delegation) => &delegation.key,
+        }
+    }
+
+    fn permits(&self, user: &OnBehalfOf) -> Result<(), BeyondDelegation> {
+        match self {
+            Self::Service(_) => Ok(()),
+            Self::Agent(delegation) => delegation.permits(&Minted {
+                requester: user.requester(),
+                sub: user.sub(),
+                scope: user.scope(),
+                issued_at: user.issued_at(),
+                expires_at: user.expires_at(),
+            }),
+        }
+    }
 }
 
 impl TxnTokens {
@@ -56,18 +108,72 @@ impl TxnTokens {
     /// # Errors
     /// When two keys have one `kid`, or there are more than [`TxnTokens::MOST_KEYS`].
     pub fn new(trust_domain: TrustDomain, keys: Vec<JwtAuthority>) -> Result<Self, TxnKeysError> {
-        let keys = ArcSwap::from_pointee(Keys { version: 0, keys: checked(keys)? });
-        Ok(Self(Arc::new(Shared { trust_domain, keys, remembered: Cache::new(Self::REMEMBERED) })))
+        let keys =
+            ArcSwap::from_pointee(checked(keys.into_iter().map(|key| Arc::new(TxnKey::Service(key))).collect())?);
+        Ok(Self(Arc::new(Shared {
+            trust_domain,
+            keys,
+            remembered: Cache::new(Self::REMEMBERED),
+            finder: OnceLock::new(),
+        })))
     }
 
-    /// Takes other keys from now on. What was verified under the earlier ones is verified again.
+    /// For this trust domain, without keys: no token is good until [`TxnTokens::replace`].
+    #[must_use]
+    pub fn empty(trust_domain: TrustDomain) -> Self {
+        Self(Arc::new(Shared {
+            trust_domain,
+            keys: ArcSwap::default(),
+            remembered: Cache::new(Self::REMEMBERED),
+            finder: OnceLock::new(),
+        }))
+    }
+
+    /// Takes other keys from now on, all of them the token service's. What was verified by one that is gone is verified again.
     ///
     /// # Errors
     /// As [`TxnTokens::new`]; the earlier ones stay.
     pub fn replace_keys(&self, keys: Vec<JwtAuthority>) -> Result<(), TxnKeysError> {
-        let keys = checked(keys)?;
-        self.0.keys.rcu(|earlier| Keys { version: earlier.version.wrapping_add(1), keys: keys.clone() });
+        self.replace(keys.into_iter().map(TxnKey::Service).collect())
+    }
+
+    /// The same with keys of agents among them.
+    ///
+    /// # Errors
+    /// As [`TxnTokens::new`]; the earlier ones stay.
+    pub fn replace(&self, keys: Vec<TxnKey>) -> Result<(), TxnKeysError> {
+        let earlier = self.0.keys.load();
+        let same =
+            |key: TxnKey| find(&earlier, key.key_id()).filter(|held| ***held == key).cloned().unwrap_or(Arc::new(key));
+        let keys = Arc::new(checked(keys.into_iter().map(same).collect())?);
+        self.0.keys.store(keys);
         Ok(())
+    }
+
+    /// Has keys that are not known looked up from now on. The first one stays.
+    pub fn look_up_with(&self, finder: Arc<dyn FindTxnKey>) {
+        let _ = self.0.finder.set(finder);
+    }
+
+    /// To be waited for before a request with these headers is decided, if its token has a key that is not known and may be somewhere. The
+    /// authorization layer does.
+    #[must_use]
+    pub fn look_up(&self, headers: &dyn HeaderView) -> Option<LookUp> {
+        let finder = self.0.finder.get()?;
+        let Found::Once(value) = headers.find(HEADER) else { return None };
+        let compact = Compact::parse(std::str::from_utf8(value).ok()?).ok()?;
+        let key_id = compact.key_id().ok()??;
+        if compact.token_type().ok()? != Some(txn_token::TYPE) || self.knows(key_id) {
+            None
+        } else {
+            finder.find(key_id)
+        }
+    }
+
+    /// Whether a token of this `kid` can be verified.
+    #[must_use]
+    pub fn knows(&self, key_id: &str) -> bool {
+        find(&self.0.keys.load(), key_id).is_some()
     }
 
     /// On whose behalf a request with these headers is made; none when it carries no token.
@@ -96,24 +202,31 @@ impl TxnTokens {
         let keys = self.0.keys.load();
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        let name = Name { sha256, keys: keys.version };
-        if let Some(found) = self.0.remembered.get(&name).filter(|found| found.from <= at && at < found.until) {
-            return Ok(found.user.clone());
+        if let Some(found) = self.0.remembered.get(&sha256) {
+            let (verified, key_id) = (&found.verified, found.verified.user.key_id());
+            let holds = find(&keys, key_id).is_some_and(|key| Arc::ptr_eq(key, &found.key));
+            if holds && verified.from <= at && at < verified.until {
+                return Ok(verified.user.clone());
+            }
         }
         let compact = Compact::parse(token)?;
         let key_id = compact.key_id()?.ok_or(JwtError::Header { member: "kid" })?;
-        let place = keys.keys.binary_search_by(|key| key.key_id().cmp(key_id)).ok();
-        let unknown = || JwtError::NoKey { key_id: cut(key_id) };
-        let key = place.and_then(|place| keys.keys.get(place)).ok_or_else(unknown)?;
-        let verified = txn_token::verify(token, &compact, key, &self.0.trust_domain, at)?;
+        let key = find(&keys, key_id).ok_or_else(|| JwtError::NoKey { key_id: cut(key_id) })?;
+        let verified = txn_token::verify(token, &compact, key.key(), &self.0.trust_domain, at)?;
+        key.permits(&verified.user)?;
         let user = verified.user.clone();
-        self.0.remembered.insert(name, Arc::new(verified));
+        self.0.remembered.insert(sha256, Arc::new(Remembered { verified, key: Arc::clone(key) }));
         Ok(user)
     }
 }
 
+fn find<'k>(keys: &'k Keys, key_id: &str) -> Option<&'k Arc<TxnKey>> {
+    let place = keys.binary_search_by(|key| key.key_id().cmp(key_id)).ok()?;
+    keys.get(place)
+}
+
 /// In the order of their IDs.
-fn checked(mut keys: Vec<JwtAuthority>) -> Result<Vec<JwtAuthority>, TxnKeysError> {
+fn checked(mut keys: Keys) -> Result<Keys, TxnKeysError> {
     if keys.len() > TxnTokens::MOST_KEYS {
         return Err(TxnKeysError::TooMany { count: keys.len() });
     }
@@ -132,7 +245,7 @@ impl fmt::Debug for TxnTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TxnTokens")
             .field("trust_domain", &self.0.trust_domain)
-            .field("keys", &self.0.keys.load().keys.len())
+            .field("keys", &self.0.keys.load().len())
             .field("remembered", &self.0.remembered.len())
             .finish_non_exhaustive()
     }
@@ -169,14 +282,20 @@ pub enum TxnTokenError {
     /// A token, and a bad one.
     #[error("transaction token: {0}")]
     Token(#[from] JwtError),
+    /// A token of an agent that says more than was delegated to its key.
+    #[error("transaction token: {0}")]
+    Delegation(#[from] BeyondDelegation),
 }
 
 impl TxnTokenError {
     /// A name for the reason that never changes, for records.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        let Self::Token(error) = self else {
-            return if matches!(self, Self::Several) { "txn-token-twice" } else { "txn-token-malformed" };
+        let error = match self {
+            Self::Several => return "txn-token-twice",
+            Self::NotText => return "txn-token-malformed",
+            Self::Delegation(_) => return "txn-token-delegation",
+            Self::Token(error) => error,
         };
         match error {
             JwtError::Expired { .. } => "txn-token-expired",
@@ -203,6 +322,7 @@ impl TxnTokenError {
         "txn-token-signature",
         "txn-token-key",
         "txn-token-type",
+        "txn-token-delegation",
     ];
 
     /// Whether it is a good token at the wrong place or time, so that the request is understood and may not go on. Else the request is

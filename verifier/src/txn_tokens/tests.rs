@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    jwt::{Algorithm, SigningInput, txn_token::TYPE},
+    jwt::{Algorithm, SigningInput, delegation::DelegatedEdge, txn_token::TYPE},
+    spiffe::SpiffeId,
     x509::fixtures::{Key, domain},
 };
 
@@ -202,4 +203,81 @@ impl HeaderView for Slice<'_> {
     fn find(&self, name: &str) -> Found<'_> {
         self.0.as_slice().find(name)
     }
+}
+
+/// A key of an agent counts for what was delegated to it, in memory as elsewhere, and not a moment longer.
+#[test]
+fn a_token_of_an_agent_stays_within_its_delegation() {
+    let (world, agent) = (World::new(), Key::p256());
+    let delegation = Delegation {
+        node: "web-1".into(),
+        key: JwtAuthority::new("agent-1", &agent.spki()).unwrap(),
+        edges: vec![DelegatedEdge {
+            id: SpiffeId::parse("spiffe://example.org/photo").unwrap(),
+            scopes: vec!["photo.read".into(), "photo.write".into()],
+            issuers: vec!["corp".into()],
+        }],
+        token_lifetime: std::time::Duration::from_secs(300),
+        issued_at: at(-60),
+        expires_at: at(3540),
+    };
+    let service = TxnKey::Service(JwtAuthority::new("txn-1", &world.key.spki()).unwrap());
+    let agents = TxnKey::Agent(delegation.clone());
+    world.tokens.replace(vec![service.clone(), agents.clone()]).unwrap();
+    assert!(world.tokens.knows("agent-1") && !world.tokens.knows("agent-2"));
+    let of_user = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let mut claims = with("sub", Some(json!("corp:charlie")));
+        change(claims.as_object_mut().unwrap());
+        sign(TYPE, "agent-1", &agent, &claims)
+    };
+    let good = of_user(&|_| {});
+    let delegated = "txn-token-delegation";
+    let rows: Vec<(&str, String, i64, &str)> = vec![
+        ("as it should be", good.clone(), 0, "good"),
+        ("from memory", good.clone(), 10, "good"),
+        (
+            "a wider scope",
+            of_user(&|claims| drop(claims.insert("scope".into(), json!("photo.read admin")))),
+            0,
+            delegated,
+        ),
+        (
+            "another edge",
+            of_user(&|claims| drop(claims.insert("req_wl".into(), json!("spiffe://example.org/blob")))),
+            0,
+            delegated,
+        ),
+        (
+            "another issuer's user",
+            of_user(&|claims| drop(claims.insert("sub".into(), json!("other:charlie")))),
+            0,
+            delegated,
+        ),
+        (
+            "a service",
+            of_user(&|claims| drop(claims.insert("sub".into(), json!("spiffe://example.org/blob")))),
+            0,
+            delegated,
+        ),
+        ("a longer life", of_user(&|claims| drop(claims.insert("exp".into(), json!(NOW + 301)))), 0, delegated),
+        ("signed by the token service, all of it", world.sign(&with("sub", Some(json!("other:charlie")))), 0, "good"),
+        (
+            "the token service's name over the agent's key",
+            sign(TYPE, "txn-1", &agent, &claims()),
+            0,
+            "txn-token-signature",
+        ),
+    ];
+    for (name, token, seconds, expected) in rows {
+        assert_eq!(world.code(&token, seconds), expected, "{name}");
+    }
+    // The same delegation told once more changes nothing; one that is narrower counts at once, and so does none.
+    world.tokens.replace(vec![service.clone(), agents]).unwrap();
+    assert_eq!(world.code(&good, 0), "good");
+    let mut narrower = delegation;
+    narrower.edges[0].issuers.clear();
+    world.tokens.replace(vec![service.clone(), TxnKey::Agent(narrower)]).unwrap();
+    assert_eq!(world.code(&good, 0), delegated);
+    world.tokens.replace(vec![service]).unwrap();
+    assert_eq!(world.code(&good, 0), "txn-token-key");
 }

@@ -12,7 +12,7 @@ use crate::{
     jwt::{Algorithm, SigningInput, txn_token::TYPE},
     on_behalf_of::OnBehalfOf,
     spiffe::JwtAuthority,
-    txn_tokens::TxnTokens,
+    txn_tokens::{FindTxnKey, LookUp, TxnKey, TxnTokens},
     x509::fixtures::{Key, domain},
 };
 
@@ -171,4 +171,53 @@ async fn trap_15_what_lasts_for_a_user_ends_with_the_token() {
         }
         rig.clock.set(Timestamp::from_unix_seconds(NOW));
     }
+}
+
+/// Knows one key, a moment later.
+#[derive(Debug)]
+struct Later {
+    tokens: TxnTokens,
+    key: JwtAuthority,
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl FindTxnKey for Later {
+    fn find(&self, key_id: &str) -> Option<LookUp> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (tokens, key) = (self.tokens.clone(), self.key.clone());
+        let is_it = key_id == key.key_id();
+        Some(Box::pin(async move {
+            tokio::task::yield_now().await;
+            if is_it {
+                tokens.replace(vec![TxnKey::Service(key)]).unwrap();
+            }
+        }))
+    }
+}
+
+/// A delegation may be a moment younger than what this process was told of it.
+#[tokio::test]
+async fn a_key_that_is_not_known_yet_is_looked_up_before_the_request_is_decided() {
+    let key = Key::p256();
+    let users = TxnTokens::empty(domain("example.org"));
+    let known = JwtAuthority::new("txn-1", &key.spki()).unwrap();
+    let later = Arc::new(Later { tokens: users.clone(), key: known, asked: 0.into() });
+    users.look_up_with(later.clone());
+    let rig = Rig::with(RULES, |builder| builder.users(users));
+    let service = service(&rig);
+    let mut statuses = Vec::new();
+    let charlie = token(&key, "charlie", "photo.write", "example.org");
+    for tokens in
+        [vec![], vec![charlie.clone(), charlie.clone()], vec!["x.y.z".to_owned()], vec![charlie.clone()], vec![charlie]]
+    {
+        let mut request = rig.request("GET", "/v1/config/a");
+        for token in tokens {
+            request.headers_mut().append("txn-token", token.parse().unwrap());
+        }
+        let (status, _, body) = send(&service, request).await;
+        statuses.push((status.as_u16(), body.starts_with("for ")));
+    }
+    assert_eq!(statuses, [(200, true), (400, false), (400, false), (200, true), (200, true)]);
+    assert_eq!(later.asked.load(std::sync::atomic::Ordering::Relaxed), 1, "once, and for a token that could be one");
+    assert_eq!(rig.lines.take().len(), 5, "one record for each request");
 }
