@@ -13,8 +13,8 @@ use std::{sync::Arc, time::Duration};
 use bonafide_ca_api::{
     Refusal,
     generated::node::{
-        AgentInfo, IssueJwtRequest, IssueX509Request, RenewRequest, RenewResponse, X509Item,
-        node_api_client::NodeApiClient, x509_result,
+        AgentInfo, CollectMintsRequest, DelegateRequest, IssueJwtRequest, IssueX509Request, RenewRequest,
+        RenewResponse, X509Item, node_api_client::NodeApiClient, x509_result,
     },
 };
 use bonafide_verifier::clock::Timestamp;
@@ -44,6 +44,10 @@ pub struct Limits {
     pub issue_jwt: Duration,
     /// For a join, recovery or renewal.
     pub identity: Duration,
+    /// For a delegation: the CA answers when the nodes that are connected can verify by it, at the latest after a minute.
+    pub delegate: Duration,
+    /// For the records of minted tokens.
+    pub collect: Duration,
     /// An HTTP/2 ping after this long without traffic; the peer is dead when its answer takes `ping_timeout`.
     pub ping_every: Duration,
     /// See `ping_every`; both together stay below the 30 s of F-11.
@@ -62,6 +66,8 @@ impl Default for Limits {
             issue_x509: Duration::from_secs(15),
             issue_jwt: Duration::from_millis(1200),
             identity: Duration::from_secs(10),
+            delegate: Duration::from_secs(90),
+            collect: Duration::from_secs(15),
             ping_every: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(10),
             longest_pause: Duration::from_secs(15),
@@ -306,6 +312,32 @@ impl CaClient {
             })
             .await?;
         Ok(answer)
+    }
+
+    /// Has the CA delegate transaction tokens to a key. May be dropped at any time; asked again with the same key, the CA refuses.
+    pub(crate) async fn delegate(&self, public_key: &[u8]) -> Result<String, CaError> {
+        let message = DelegateRequest { public_key: public_key.to_vec() };
+        let bound = self.limits.delegate;
+        let (_, answer) = self
+            .ask(bound, |mut api| {
+                let message = message.clone();
+                async move { api.delegate(message).await }
+            })
+            .await?;
+        Ok(answer.delegation)
+    }
+
+    /// Brings records of minted tokens to the CA, and gives the sequence up to which it has all. May be dropped at any time; the same ones
+    /// again change nothing.
+    pub(crate) async fn collect_mints(&self, message: CollectMintsRequest) -> Result<u64, CaError> {
+        let bound = self.limits.collect;
+        let (_, answer) = self
+            .ask(bound, |mut api| {
+                let message = message.clone();
+                async move { api.collect_mints(message).await }
+            })
+            .await?;
+        Ok(answer.collected)
     }
 
     /// One request over the connection of the moment, or the next one. A connection that breaks under the request is not

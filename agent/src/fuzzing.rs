@@ -136,6 +136,8 @@ mod tests {
                 jwt_ttl_s: 1,
                 dns_names: vec![],
                 hint: String::new(),
+                edge_scopes: Vec::new(),
+                edge_issuers: Vec::new(),
             };
             let update = node::SyncResponse {
                 position: Some(node::Position { epoch, version }),
@@ -144,6 +146,7 @@ mod tests {
                 removed: vec![],
                 bundles: vec![],
                 now_ms: 0,
+                token_keys: None,
             };
             sync_update(&prost::Message::encode_to_vec(&update));
         }

@@ -14,3 +14,10 @@ pub mod local {
     /// The compiled descriptor set of `local.proto`.
     pub const DESCRIPTORS: &[u8] = include_bytes!("generated/local.bin");
 }
+
+/// Transaction tokens.
+pub mod tokens {
+    include!("generated/tokens.rs");
+    /// The compiled descriptor set of `tokens.proto`.
+    pub const DESCRIPTORS: &[u8] = include_bytes!("generated/tokens.bin");
+}

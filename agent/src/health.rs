@@ -25,11 +25,15 @@ pub enum Part {
     RuntimeState,
     /// The difference to the CA's clock.
     Clock,
+    /// What the CA delegates to this agent for the node's edge services.
+    Delegation,
+    /// The log of what was minted for them.
+    MintLog,
 }
 
 impl Part {
     /// All of them, in the order they are listed in.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::NodeIdentity,
         Self::CaConnection,
         Self::Sync,
@@ -37,6 +41,8 @@ impl Part {
         Self::Renewal,
         Self::RuntimeState,
         Self::Clock,
+        Self::Delegation,
+        Self::MintLog,
     ];
 
     /// The word in `readyz/PART`, `status` and the metrics.
@@ -49,6 +55,8 @@ impl Part {
             Self::Renewal => "renewal",
             Self::RuntimeState => "runtime-state",
             Self::Clock => "clock",
+            Self::Delegation => "delegation",
+            Self::MintLog => "mint-log",
         }
     }
 
@@ -61,6 +69,8 @@ impl Part {
             Self::Renewal => 4,
             Self::RuntimeState => 5,
             Self::Clock => 6,
+            Self::Delegation => 7,
+            Self::MintLog => 8,
         }
     }
 
@@ -69,7 +79,7 @@ impl Part {
         match self {
             Self::NodeIdentity | Self::Sync | Self::WorkloadSocket => (State::Unready, "starting"),
             Self::CaConnection => (State::Degraded, "not connected yet"),
-            Self::Renewal | Self::RuntimeState | Self::Clock => (State::Ready, ""),
+            Self::Renewal | Self::RuntimeState | Self::Clock | Self::Delegation | Self::MintLog => (State::Ready, ""),
         }
     }
 }

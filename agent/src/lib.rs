@@ -27,5 +27,6 @@ mod svid_cache;
 mod sync;
 #[cfg(test)]
 mod testing;
+mod token_service;
 mod view;
 mod workload_api;

@@ -10,11 +10,13 @@ use crate::{
     attest::{Needs, Peer, matching, nearest_miss, registration},
     generated::local::{
         AcceptEpochRequest, AcceptEpochResponse, HealthPart, HeldEpoch, Match, NearestMiss, Process,
-        SelectorDifference, StatusRequest, StatusResponse, WhoAmIRequest, WhoAmIResponse, local_server::Local,
+        SelectorDifference, StatusRequest, StatusResponse, TokenService, WhoAmIRequest, WhoAmIResponse,
+        local_server::Local,
     },
     health::PartHealth,
     node_status::NodeStatus,
     renewal::Boxed,
+    token_service::TokenStatus,
     workload_api::{Call, Shared, is_operator, refused},
 };
 
@@ -62,6 +64,7 @@ impl NodeControl for NodeStatus {
             notes: facts.notes,
             clock_offset_ms: facts.clock_offset_ms.unwrap_or(0),
             bundle_sequence: facts.bundle_sequence.unwrap_or(0),
+            token_service: None,
         }
     }
 
@@ -172,6 +175,14 @@ impl Local for LocalApi {
         let mut status = parts.node.status();
         status.services = parts.cache.status(&parts.views.snapshot());
         status.notes.extend(self.shared.notes.iter().cloned());
+        let tokens = parts.tokens.status();
+        status.token_service = (tokens != TokenStatus::default()).then(|| TokenService {
+            key_id: tokens.key_id.unwrap_or_default(),
+            expires_at_ms: tokens.expires_at.map_or(0, Timestamp::unix_millis),
+            edges: tokens.edges,
+            log_waiting: tokens.log.as_ref().map_or(0, |log| log.waiting),
+            log_bytes: tokens.log.as_ref().map_or(0, |log| log.bytes),
+        });
         Ok(Response::new(status))
     }
 

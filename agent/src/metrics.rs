@@ -60,6 +60,16 @@ pub struct Metrics {
     pub svids: Gauge,
     /// Calls on the workloads' socket: let in, or refused for a missing header or a limit.
     pub workload_calls: Family<ByOutcome, Counter>,
+    /// Delegations that the CA gave to this agent.
+    pub delegations: Counter,
+    /// When the delegation ends under which transaction tokens are minted, in seconds since the Unix epoch; 0 without one.
+    pub delegation_expiry: Gauge,
+    /// Tokens exchanged for edge services, or refused.
+    pub exchanges: Family<ByOutcome, Counter>,
+    /// Records of minted tokens that the CA has not collected.
+    pub mint_log_waiting: Gauge,
+    /// Bytes of the mint log.
+    pub mint_log_bytes: Gauge,
     /// The CA's clock minus this node's, as measured at the last update.
     pub clock_offset: Gauge<f64, AtomicU64>,
 }
@@ -81,6 +91,11 @@ impl Metrics {
             svid_issuances: Family::default(),
             svids: Gauge::default(),
             workload_calls: Family::default(),
+            delegations: Counter::default(),
+            delegation_expiry: Gauge::default(),
+            exchanges: Family::default(),
+            mint_log_waiting: Gauge::default(),
+            mint_log_bytes: Gauge::default(),
             clock_offset: Gauge::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -105,6 +120,20 @@ impl Metrics {
         );
         registry.register("svids", "Services with a valid X.509-SVID at hand", metrics.svids.clone());
         registry.register("workload_calls", "Calls on the workloads' socket", metrics.workload_calls.clone());
+        registry.register("delegations", "Delegations that the CA gave to this agent", metrics.delegations.clone());
+        registry.register_with_unit(
+            "delegation_expiry_timestamp",
+            "When the delegation ends under which transaction tokens are minted; 0 without one",
+            Unit::Seconds,
+            metrics.delegation_expiry.clone(),
+        );
+        registry.register("exchanges", "Tokens exchanged for edge services", metrics.exchanges.clone());
+        registry.register(
+            "mint_log_waiting",
+            "Records of minted tokens that the CA has not collected",
+            metrics.mint_log_waiting.clone(),
+        );
+        registry.register_with_unit("mint_log", "Size of the mint log", Unit::Bytes, metrics.mint_log_bytes.clone());
         registry.register_with_unit(
             "clock_offset",
             "The CA's clock minus this node's",
@@ -112,6 +141,12 @@ impl Metrics {
             metrics.clock_offset.clone(),
         );
         Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    /// Counts an exchange.
+    pub(crate) fn exchanged(&self, done: bool) {
+        let outcome = if done { Outcome::ok } else { Outcome::refused };
+        self.exchanges.get_or_create(&ByOutcome { outcome }).inc();
     }
 
     /// The text a Prometheus server reads (OpenMetrics).

@@ -29,6 +29,7 @@ use crate::{
         jwt::{JwtCache, JwtLimits},
     },
     sync::{self, Follower},
+    token_service::{self, TokenService},
     view::ViewStore,
     workload_api::{BindError, Endpoint, Parts},
 };
@@ -95,6 +96,7 @@ pub struct Running {
     main: Mutex<Option<JoinHandle<Result<(), EndError>>>>,
     ended: watch::Receiver<Option<Result<(), EndError>>>,
     health: Health,
+    tokens: TokenService,
     health_address: Option<std::net::SocketAddr>,
 }
 
@@ -128,6 +130,18 @@ impl Running {
     /// Asks the agent to finish: open calls have 10 s.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Whether transaction tokens can be minted for an edge service of this node.
+    #[must_use]
+    pub fn has_delegation(&self) -> bool {
+        self.tokens.status().key_id.is_some()
+    }
+
+    /// Records of minted tokens that the CA has not collected; none before the first delegation.
+    #[must_use]
+    pub fn mints_waiting(&self) -> Option<u64> {
+        self.tokens.status().log.map(|log| log.waiting)
     }
 
     /// How the agent is.
@@ -257,8 +271,17 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         clock: Arc::clone(&clock),
         limits: RenewalLimits::default(),
     };
+    let tokens = TokenService::new(token_service::Parts {
+        views: views.clone(),
+        ca: client.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        clock: Arc::clone(&clock),
+        directory: data.path().to_owned(),
+    });
     let parts = Parts::new(
         (views.clone(), cache.clone(), jwts),
+        tokens.clone(),
         Arc::new(status.clone()),
         (health.clone(), metrics.clone()),
         Arc::clone(&clock),
@@ -292,23 +315,26 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         cache,
     };
 
+    let token_service = tokens.clone();
     let (ready_sender, ready) = watch::channel(None);
     let announce = announce(identity, settings.socket.clone(), kept_node, Arc::clone(&clock), ready_sender);
     let (ended_sender, ended) = watch::channel(None);
     let tasks = Tasks {
         membership: tokio::spawn(membership.run(stop.clone())),
         renewal: tokio::spawn(renewal.run(stop.clone())),
+        tokens: tokio::spawn(tokens.run(stop.clone())),
         endpoint: tokio::spawn(endpoint.serve(parts, stop.clone())),
         announce: tokio::spawn(announce),
         health: tokio::spawn(health_server.serve(health.clone(), metrics, stop.clone())),
     };
     let main = tokio::spawn(tasks.run(stop.clone(), ended_sender));
-    Ok(Running { stop, ready, main: Mutex::new(Some(main)), ended, health, health_address })
+    Ok(Running { stop, ready, main: Mutex::new(Some(main)), ended, health, tokens: token_service, health_address })
 }
 
 struct Tasks<D> {
     membership: JoinHandle<Result<(), MembershipError>>,
     renewal: JoinHandle<()>,
+    tokens: JoinHandle<()>,
     endpoint: JoinHandle<D>,
     announce: JoinHandle<()>,
     health: JoinHandle<()>,
@@ -324,6 +350,7 @@ impl<D> Tasks<D> {
         let first = tokio::select! {
             ended = &mut self.membership => Some(from_membership(ended)),
             ended = &mut self.renewal => Some(ended.map_err(|_| EndError::Panicked)),
+            ended = &mut self.tokens => Some(ended.map_err(|_| EndError::Panicked)),
             ended = &mut self.endpoint => Some(ended.map(drop).map_err(|_| EndError::Panicked)),
             () = stop.cancelled() => None,
         };
@@ -344,6 +371,9 @@ impl<D> Tasks<D> {
             if !self.renewal.is_finished() {
                 let _ = (&mut self.renewal).await;
             }
+            if !self.tokens.is_finished() {
+                let _ = (&mut self.tokens).await;
+            }
             if !self.endpoint.is_finished() {
                 let _ = (&mut self.endpoint).await;
             }
@@ -357,6 +387,7 @@ impl<D> Tasks<D> {
         for task in [
             self.membership.abort_handle(),
             self.renewal.abort_handle(),
+            self.tokens.abort_handle(),
             self.endpoint.abort_handle(),
             self.health.abort_handle(),
         ] {

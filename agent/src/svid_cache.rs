@@ -18,7 +18,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bonafide_verifier::{
     clock::{Clock, Timestamp},
-    spiffe::SpiffeId,
+    spiffe::{PublicKey, SpiffeId},
 };
 use tokio::sync::{Notify, watch};
 
@@ -47,6 +47,7 @@ pub(crate) struct WorkloadSvid {
     dns_names: Vec<String>,
     x509_ttl: Duration,
     chain_der: Vec<u8>,
+    public_key: Option<PublicKey>,
 }
 
 /// The place of one service's SVID.
@@ -247,10 +248,16 @@ impl Watcher {
     }
 }
 
+fn public_key(leaf: &[u8]) -> Option<PublicKey> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    PublicKey::from_spki(certificate.tbs_certificate.subject_pki.raw).ok()
+}
+
 impl WorkloadSvid {
     pub(crate) fn new(kept: KeptSvid, service: &Service) -> WorkloadSvid {
         let chain_der = kept.chain.concat();
-        WorkloadSvid { kept, dns_names: service.dns_names.clone(), x509_ttl: service.x509_ttl, chain_der }
+        let public_key = kept.chain.first().and_then(|leaf| public_key(leaf));
+        WorkloadSvid { kept, dns_names: service.dns_names.clone(), x509_ttl: service.x509_ttl, chain_der, public_key }
     }
 
     /// The same SVID, bound to the service as it is now.
@@ -261,6 +268,7 @@ impl WorkloadSvid {
             dns_names: self.dns_names.clone(),
             x509_ttl: service.x509_ttl,
             chain_der: self.chain_der.clone(),
+            public_key: self.public_key.clone(),
         }
     }
 
@@ -293,6 +301,11 @@ impl WorkloadSvid {
     /// The private key: unencrypted PKCS#8 DER (WAPI-16).
     pub(crate) fn expose_secret(&self) -> &[u8] {
         &self.kept.key_pkcs8
+    }
+
+    /// The key that it certifies.
+    pub(crate) fn public_key(&self) -> Option<PublicKey> {
+        self.public_key.clone()
     }
 
     pub(crate) fn x509_ttl(&self) -> Duration {

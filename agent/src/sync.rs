@@ -70,6 +70,8 @@ impl Follower {
                 .map(|service| node::HeldService { service_id: service.id.to_string(), version: service.version })
                 .collect(),
             agent: Some(crate::ca_client::agent_info(self.clock.now())),
+            takes_token_keys: true,
+            token_keys_digest: view.token_keys().digest(),
             bundle_sequence: view.bundles().get(view.trust_domain()).and_then(|bundle| bundle.sequence()).unwrap_or(0),
         }
     }

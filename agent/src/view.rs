@@ -1,6 +1,8 @@
 //! What the CA told this node: its services, the trust bundles, and where in the CA's history that is. Sync
 //! publishes views, everything that answers workloads reads them.
 
+mod token_keys;
+
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
@@ -9,6 +11,8 @@ use bonafide_ca_api::Selector;
 use bonafide_verifier::spiffe::{BundleSet, SpiffeId, TrustDomain};
 use tokio::sync::watch;
 
+pub(crate) use self::token_keys::TokenKeys;
+
 /// One state of the CA, as far as this node may see it. Never changed after it was made.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
@@ -16,6 +20,7 @@ pub(crate) struct View {
     position: Option<Position>,
     services: Vec<Arc<Service>>,
     bundles: BundleSet,
+    token_keys: Arc<TokenKeys>,
 }
 
 /// A position in the CA's history: the epoch is new at the CA's creation and at a restore, the version only grows
@@ -41,12 +46,17 @@ pub(crate) struct Service {
     pub(crate) dns_names: Vec<String>,
     /// Empty: none.
     pub(crate) hint: String,
+    /// What it may have users' tokens exchanged for; empty: it is no edge.
+    pub(crate) edge_scopes: Vec<String>,
+    /// Whose users, by the names of their issuers.
+    pub(crate) edge_issuers: Vec<String>,
 }
 
 impl View {
     /// The view of an agent that has heard nothing from its CA yet.
     pub(crate) fn empty(trust_domain: TrustDomain) -> View {
-        View { trust_domain, position: None, services: Vec::new(), bundles: BundleSet::default() }
+        let (bundles, token_keys) = (BundleSet::default(), Arc::default());
+        View { trust_domain, position: None, services: Vec::new(), bundles, token_keys }
     }
 
     /// Brings the services into the order in which identities are listed: the one with more selectors first, since
@@ -65,7 +75,18 @@ impl View {
                 .then_with(|| a.spiffe_id.as_str().cmp(b.spiffe_id.as_str()))
                 .then_with(|| a.id.cmp(&b.id))
         });
-        View { trust_domain, position: Some(position), services, bundles }
+        View { trust_domain, position: Some(position), services, bundles, token_keys: Arc::default() }
+    }
+
+    /// The same with these token keys.
+    #[must_use]
+    pub(crate) fn with_token_keys(self, token_keys: Arc<TokenKeys>) -> View {
+        View { token_keys, ..self }
+    }
+
+    /// By what transaction tokens and the tokens of users are verified.
+    pub(crate) fn token_keys(&self) -> &Arc<TokenKeys> {
+        &self.token_keys
     }
 
     /// The trust domain of the CA that this node belongs to.
@@ -95,6 +116,11 @@ impl View {
 }
 
 impl Service {
+    /// Whether it may have tokens exchanged for transaction tokens.
+    pub(crate) fn is_edge(&self) -> bool {
+        !self.edge_scopes.is_empty()
+    }
+
     /// SHA-256 over everything the service is, each field with its length. What was kept for a service is good
     /// only for a service of the same digest.
     pub(crate) fn digest(&self) -> [u8; 32] {
@@ -115,6 +141,13 @@ impl Service {
         }
         for name in &self.dns_names {
             field(name.as_bytes());
+        }
+        // Those of what is no edge stay as they were before there were edges.
+        if self.is_edge() {
+            for list in [&self.edge_scopes, &self.edge_issuers] {
+                field(&(list.len() as u64).to_be_bytes());
+                list.iter().for_each(|word| field(word.as_bytes()));
+            }
         }
         let mut digest = [0; 32];
         digest.copy_from_slice(context.finish().as_ref());
@@ -168,6 +201,8 @@ pub(crate) mod tests {
             jwt_ttl: Duration::from_secs(300),
             dns_names: Vec::new(),
             hint: String::new(),
+            edge_scopes: Vec::new(),
+            edge_issuers: Vec::new(),
         })
     }
 
@@ -206,6 +241,8 @@ pub(crate) mod tests {
             Service { jwt_ttl: Duration::from_secs(1), ..base.clone() },
             Service { dns_names: vec!["a.example.org".into()], ..base.clone() },
             Service { hint: "h".into(), ..base.clone() },
+            Service { edge_scopes: vec!["photo.read".into()], ..base.clone() },
+            Service { edge_scopes: vec!["photo.read".into()], edge_issuers: vec!["corp".into()], ..base.clone() },
         ];
         for other in changed {
             assert_ne!(other.digest(), base.digest(), "{other:?}");

@@ -14,6 +14,8 @@ mod gate;
 mod jwt;
 mod service;
 mod socket;
+mod token_keys;
+mod tokens;
 mod unfold;
 mod x509;
 
@@ -42,11 +44,12 @@ use self::{
     gate::Gate,
     service::WorkloadApi,
     socket::{Socket, Workloads, connections_that_fit},
+    tokens::TokensApi,
 };
 use crate::{
     attest::{self, Attestor, Binding, ExecutableLimits, HostNames, NameLimits, NameService},
     generated::{
-        local, local::local_server::LocalServer, workload,
+        local, local::local_server::LocalServer, tokens as tokens_wire, tokens::tokens_server::TokensServer, workload,
         workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
     },
     health::{Health, Part, State},
@@ -54,6 +57,7 @@ use crate::{
     metrics::Metrics,
     renewal::random,
     svid_cache::{SvidCache, jwt::JwtCache},
+    token_service::TokenService,
     view::ViewStore,
 };
 
@@ -116,6 +120,7 @@ pub(crate) struct Parts {
     pub(crate) views: ViewStore,
     pub(crate) cache: SvidCache,
     pub(crate) jwts: JwtCache,
+    pub(crate) tokens: TokenService,
     pub(crate) node: Arc<dyn NodeControl>,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
@@ -128,12 +133,13 @@ impl Parts {
     /// With the host's name service and the default limits.
     pub(crate) fn new(
         (views, cache, jwts): (ViewStore, SvidCache, JwtCache),
+        tokens: TokenService,
         node: Arc<dyn NodeControl>,
         (health, metrics): (Health, Metrics),
         clock: Arc<dyn Clock>,
     ) -> Parts {
         let names = Arc::new(HostNames);
-        Parts { views, cache, jwts, node, health, metrics, clock, names, limits: Limits::default() }
+        Parts { views, cache, jwts, tokens, node, health, metrics, clock, names, limits: Limits::default() }
     }
 }
 
@@ -283,15 +289,20 @@ async fn round_of(socket: Arc<Socket>, binding: Binding, shared: Arc<Shared>, st
 /// The services of the socket. Ours stand beside the Workload API, never in it (WAPI-02, WEP-18, WEP-19).
 fn services(shared: &Arc<Shared>, stop: CancellationToken) -> axum::Router {
     let limit = shared.parts.limits.request_bytes;
+    let tokens_api = TokensServer::new(TokensApi::new(shared.clone(), stop.clone()))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(TOKEN_KEYS_BYTES);
     let workload_api = SpiffeWorkloadApiServer::new(WorkloadApi::new(shared.clone(), stop));
     let local_api = LocalServer::new(LocalApi::new(shared.clone()));
     let mut routes = tonic::service::Routes::new(workload_api.max_decoding_message_size(limit))
-        .add_service(local_api.max_decoding_message_size(limit));
+        .add_service(local_api.max_decoding_message_size(limit))
+        .add_service(tokens_api);
     // The descriptors are compiled in; the services work without reflection, too.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(workload::DESCRIPTORS)
             .register_encoded_file_descriptor_set(local::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tokens_wire::DESCRIPTORS)
     };
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
@@ -300,6 +311,8 @@ fn services(shared: &Arc<Shared>, stop: CancellationToken) -> axum::Router {
     routes.into_axum_router()
 }
 
+/// The largest message with token keys: as much as the CA sends a node.
+const TOKEN_KEYS_BYTES: usize = 16 * 1024 * 1024;
 /// Streams that may be told at the same moment.
 const FEW_STREAMS: usize = 64;
 

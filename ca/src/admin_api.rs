@@ -190,6 +190,8 @@ impl Contract for AdminApi {
             jwt_ttl: ttl(request.jwt_ttl_s),
             dns_names: request.dns_names,
             hint: request.hint,
+            edge_scopes: request.edge_scopes,
+            edge_issuers: request.edge_issuers,
         };
         let service = self.registry.add_service(new, who.clone()).await.map_err(refuse::service)?;
         info!(spiffe_id = %service.spiffe_id, by = %who, "registered service");
@@ -240,6 +242,8 @@ impl Contract for AdminApi {
             jwt_ttl: lifetime(request.jwt_ttl_s),
             dns_names: request.dns_names.map(|list| list.values),
             hint: request.hint,
+            edge_scopes: request.edge_scopes.map(|list| list.values),
+            edge_issuers: request.edge_issuers.map(|list| list.values),
         };
         let updated = self.registry.update_service(request.path, update, who.clone()).await;
         let service = updated.map_err(refuse::service)?;

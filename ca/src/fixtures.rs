@@ -136,6 +136,8 @@ pub(crate) fn service(path: &str, selectors: &[&str], on: &[&str]) -> NewService
         jwt_ttl: None,
         dns_names: Vec::new(),
         hint: String::new(),
+        edge_scopes: Vec::new(),
+        edge_issuers: Vec::new(),
     }
 }
 

@@ -72,7 +72,7 @@ mod tests {
             let applied = Some(wire::Position { epoch: service.clone(), version });
             let held = vec![wire::HeldService { service_id: service.clone(), version }];
             let agent = Some(wire::AgentInfo { version: service, now_ms: version.cast_signed() });
-            let hello = wire::Hello { applied, held, agent, bundle_sequence: version };
+            let hello = wire::Hello { applied, held, agent, bundle_sequence: version, ..wire::Hello::default() };
             let message = Some(wire::sync_request::Message::Hello(hello));
             node_messages(&wire::SyncRequest { message }.encode_to_vec());
         }

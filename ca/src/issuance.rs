@@ -11,6 +11,7 @@
 
 mod authority;
 mod cpu;
+pub(crate) mod delegation;
 mod der;
 mod frame;
 pub(crate) mod jwt;
@@ -45,6 +46,7 @@ use crate::{
     audit::{SvidKind, Who, sha256},
     authority::{Authorities, SigningError},
     clock_guard::{ClockGuard, ClockRefusal},
+    registry::{NewDelegation, Service},
     store::{Recorded, Store, StoreError},
 };
 
@@ -212,6 +214,22 @@ impl Issuer {
         signed.release(durable.await?.pop().ok_or(IssueError::ForeignRecord)?)
     }
 
+    /// Signs a delegation for the agent of `node`. It is the caller's to have it written down before it leaves.
+    ///
+    /// # Errors
+    /// The clock cannot be trusted, or as [`delegation::sign`].
+    pub(crate) fn sign_delegation(
+        &self,
+        node: &NodeName,
+        key: &PublicKey,
+        edges: Vec<Arc<Service>>,
+    ) -> Result<NewDelegation, IssueError> {
+        let signing = self.shared.authorities.current();
+        let signed =
+            self.time().and_then(|at| delegation::sign(&self.shared.trust_domain, node, key, edges, &signing, at));
+        signed.inspect_err(report)
+    }
+
     /// Wakes when the keys that sign, or the bundle, have changed.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.shared.authorities.changes()
@@ -357,6 +375,14 @@ pub(crate) enum IssueError {
         /// What was found.
         finding: String,
     },
+    /// A delegation for more edges than one statement holds.
+    #[error(
+        "the edge services of this node make a delegation of {bytes} bytes, which is too large; place fewer of them on one node"
+    )]
+    TooManyEdges {
+        /// Of the statement.
+        bytes: usize,
+    },
     /// The bytes could not be built.
     #[error("the certificate could not be built")]
     Build {
@@ -395,7 +421,7 @@ impl IssueError {
     /// Whether a person must look at this CA: nothing that an asker does, and no passing state, causes it.
     pub(crate) fn is_ours(&self) -> bool {
         match self {
-            Self::Clock(_) | Self::Store(_) | Self::AuthorityTooShort { .. } => false,
+            Self::Clock(_) | Self::Store(_) | Self::AuthorityTooShort { .. } | Self::TooManyEdges { .. } => false,
             Self::Authority(_)
             | Self::Rule(_)
             | Self::Jwt { .. }

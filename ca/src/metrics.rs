@@ -61,6 +61,9 @@ pub(crate) struct Metrics {
     issued: Family<IssuedLabels, Counter>,
     joins: Family<JoinLabels, Counter>,
     refusals: Family<ReasonLabel, Counter>,
+    delegations: Counter,
+    mints: Counter,
+    mint_log_alarms: Counter,
     store_records: Histogram,
     store_seconds: Histogram,
     /// Set when they are read.
@@ -116,6 +119,9 @@ impl Metrics {
             issued: Family::default(),
             joins: Family::default(),
             refusals: Family::default(),
+            delegations: Counter::default(),
+            mints: Counter::default(),
+            mint_log_alarms: Counter::default(),
             store_records: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
             store_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             nodes: Gauge::default(),
@@ -138,6 +144,10 @@ impl Metrics {
         registry.register("issued", "SVIDs by kind and outcome", self.issued.clone());
         registry.register("joins", "Joins, recoveries and renewals of nodes by outcome", self.joins.clone());
         registry.register("refusals", "Refusals by reason", self.refusals.clone());
+        registry.register("delegations", "Delegations given out to agents", self.delegations.clone());
+        registry.register("mints_collected", "Records of tokens that agents minted", self.mints.clone());
+        let alarms = self.mint_log_alarms.clone();
+        registry.register("mint_log_alarms", "Mint logs of nodes that were found not whole", alarms);
         registry.register("store_group_records", "Records in one durable group", self.store_records.clone());
         registry.register_with_unit(
             "store_group",
@@ -181,6 +191,17 @@ impl Metrics {
     /// Counts a refusal.
     pub(crate) fn refused(&self, reason: Reason) {
         self.refusals.get_or_create(&ReasonLabel { reason: Code(reason) }).inc();
+    }
+
+    /// Counts a delegation that was given out.
+    pub(crate) fn delegated(&self) {
+        self.delegations.inc();
+    }
+
+    /// Counts what was collected of an agent's mint log, and whether something of it is missing or was changed.
+    pub(crate) fn minted(&self, records: u64, alarm: bool) {
+        self.mints.inc_by(records);
+        self.mint_log_alarms.inc_by(u64::from(alarm));
     }
 
     /// Notes a durable group: how many records, and how long it took.

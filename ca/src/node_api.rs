@@ -8,12 +8,14 @@
 
 mod clocks;
 mod credential;
+mod delegate;
 mod gate;
 mod hub;
 mod issue;
 mod join;
 mod limits;
 mod methods;
+mod mints;
 mod own_identity;
 mod peer;
 mod recover;
@@ -204,7 +206,11 @@ impl NodeApi {
                     self.wake_nodes_of(service);
                 }
             }
-            What::Bundle(_) | What::Epoch(_) => self.hub.wake_where(|_| true),
+            What::Bundle(_)
+            | What::Epoch(_)
+            | What::TokenServiceKeys(_)
+            | What::UserIssuers(_)
+            | What::Delegations { .. } => self.hub.wake_where(|_| true),
             What::NodeJoined(node) => self.end_if_replaced(node),
             What::NodeRemoved(node) => {
                 self.hub.remove(&node.name);

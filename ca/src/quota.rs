@@ -26,6 +26,10 @@ pub struct QuotaLimits {
     pub jwt_per_lifetime: u32,
     /// Node SVIDs that one node gets in an hour, by renewal or recovery.
     pub node_svids_per_hour: u32,
+    /// Delegations that one node gets in an hour. An agent needs two, and one more at each of its restarts and each change of its edges.
+    pub delegations_per_hour: u32,
+    /// Records of minted tokens that are collected from one node in a second, in the long run; ten times as many at once.
+    pub mints_per_second: u32,
     /// Joins and recoveries that one address may try in a second, in the long run.
     pub joins_per_second: f64,
     /// Joins and recoveries that one address may try at once: a rack that starts together.
@@ -41,6 +45,8 @@ impl Default for QuotaLimits {
             x509_at_once: 256,
             jwt_per_lifetime: 300,
             node_svids_per_hour: 60,
+            delegations_per_hour: 30,
+            mints_per_second: 5_000,
             joins_per_second: 1.0,
             join_burst: 100,
             addresses: 16 * 1024,
@@ -168,6 +174,8 @@ enum Counted {
     X509,
     Jwt,
     NodeSvid,
+    Delegation,
+    Mint,
 }
 
 /// The shares of all nodes and addresses.
@@ -218,6 +226,19 @@ impl Quota {
     pub(crate) fn node_svid(&self, node: &NodeName, now: Duration) -> Taken {
         let share = Share::of_lifetimes(self.limits.node_svids_per_hour, [HOUR]);
         self.of_node(node, Counted::NodeSvid, share, 1, now)
+    }
+
+    /// Takes one delegation from the share of `node`.
+    pub(crate) fn delegation(&self, node: &NodeName, now: Duration) -> Taken {
+        let share = Share::of_lifetimes(self.limits.delegations_per_hour, [HOUR]);
+        self.of_node(node, Counted::Delegation, share, 1, now)
+    }
+
+    /// Takes up to `wanted` records of minted tokens from the share of `node`.
+    pub(crate) fn mints(&self, node: &NodeName, wanted: usize, now: Duration) -> Taken {
+        let per_second = f64::from(self.limits.mints_per_second);
+        let share = Share { per_second, burst: 10.0 * per_second };
+        self.of_node(node, Counted::Mint, share, wanted, now)
     }
 
     /// Takes one attempt to join or recover from the share of `address`. An IPv6 address counts as its /64, which one

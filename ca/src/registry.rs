@@ -5,10 +5,12 @@
 //! mutation returns, so that whoever asks next sees it, and the order of snapshots is the order of commits.
 
 mod cow_map;
+mod delegation;
 mod error;
 mod invitation;
 mod invite;
 mod membership;
+mod mint_log;
 mod node;
 mod service;
 mod services;
@@ -34,12 +36,14 @@ use serde_json::json;
 use tokio::sync::{broadcast, watch};
 
 pub(crate) use self::{
+    delegation::{Delegated, DelegationRefusal, NewDelegation, TokenKeys},
     error::{InviteError, JoinRefusal, NodeError, RecoverRefusal, ServiceError},
     invitation::{Bound, Invitation},
     invite::NewInvitation,
     membership::Joined,
+    mint_log::{Mint, MintLog, Stretch},
     node::{KeyHash, KeyState, Node, PendingKey, RetiredKey, StaleAttempts},
-    service::Service,
+    service::{Edge, Service},
     services::{NewService, ServiceUpdate},
     snapshot::{Change, Position, Snapshot, What},
 };
@@ -58,6 +62,8 @@ pub(crate) struct Rules {
     pub(crate) open_invitations: u64,
     /// Registered services; more are refused.
     pub(crate) services: u64,
+    /// Delegations at once; more are refused. All of them fit into one update.
+    pub(crate) delegations: u64,
     /// DNS names of one service.
     pub(crate) dns_names: usize,
     /// An invitation lives that long, unless told otherwise; at most `longest_invitation`.
@@ -87,6 +93,7 @@ impl Default for Rules {
             nodes: 100_000,
             open_invitations: 10_000,
             services: 50_000,
+            delegations: 8_000,
             dns_names: 32,
             invitation_ttl: Duration::from_secs(600),
             longest_invitation: Duration::from_secs(7 * 86_400),

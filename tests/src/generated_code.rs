@@ -64,6 +64,29 @@ const CONTRACTS: &[Contract] = &[
         }],
     },
     Contract {
+        proto: ("verifier/proto", "tokens.proto"),
+        outputs: &[
+            Output {
+                directory: "verifier/src/generated",
+                generated: "bonafide.tokens.v1.rs",
+                name: "tokens",
+                client: true,
+                server: false,
+                descriptors: false,
+                codec: PROST,
+            },
+            Output {
+                directory: "agent/src/generated",
+                generated: "bonafide.tokens.v1.rs",
+                name: "tokens",
+                client: true,
+                server: true,
+                descriptors: true,
+                codec: PROST,
+            },
+        ],
+    },
+    Contract {
         proto: ("ca/api/proto", "node.proto"),
         outputs: &[Output {
             directory: "ca/api/src/generated",

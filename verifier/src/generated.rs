@@ -5,3 +5,8 @@
 pub mod workload {
     include!("generated/workload.rs");
 }
+
+/// Transaction tokens from the agent, client side.
+pub mod tokens {
+    include!("generated/tokens.rs");
+}

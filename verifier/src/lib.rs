@@ -5,6 +5,8 @@
     allow(rustdoc::broken_intra_doc_links, reason = "the documents name what other features bring")
 )]
 
+#[cfg(feature = "workload-api")]
+pub mod agent_tokens;
 pub mod api_key;
 pub mod authenticate;
 #[cfg(feature = "limits")]

@@ -98,6 +98,16 @@ fn text(answer: &StatusResponse, now: Timestamp) -> String {
             format!("{}  ({svid}{streams}{failed})", printable(&service.spiffe_id)),
         ));
     }
+    if let Some(tokens) = &answer.token_service {
+        let delegation = if tokens.key_id.is_empty() {
+            "no delegation".to_owned()
+        } else {
+            let until = when(Timestamp::from_unix_millis(tokens.expires_at_ms), now);
+            let edges: Vec<_> = tokens.edges.iter().map(|edge| printable(edge)).collect();
+            format!("delegated until {until} for {}", edges.join(", "))
+        };
+        rows.push(("tokens", format!("{delegation}; {} records wait for the CA", tokens.log_waiting)));
+    }
     for (index, part) in answer.health.iter().enumerate() {
         let reason = if part.reason.is_empty() { String::new() } else { format!(": {}", printable(&part.reason)) };
         rows.push((if index == 0 { "health" } else { "" }, format!("{} {}{reason}", part.part, part.state)));
@@ -131,6 +141,13 @@ fn json(answer: &StatusResponse) -> Value {
             "streams": service.streams,
             "last_error": service.last_error,
         })).collect::<Vec<_>>(),
+        "token_service": answer.token_service.as_ref().map(|tokens| json!({
+            "key_id": tokens.key_id,
+            "expires_at": time_json(tokens.expires_at_ms),
+            "edges": tokens.edges,
+            "log_waiting": tokens.log_waiting,
+            "log_bytes": tokens.log_bytes,
+        })),
         "health": answer.health.iter().map(|part| json!({
             "part": part.part, "state": part.state, "reason": part.reason,
         })).collect::<Vec<_>>(),
@@ -141,7 +158,7 @@ fn json(answer: &StatusResponse) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generated::local::{HealthPart, HeldEpoch, ServiceStatus};
+    use crate::generated::local::{HealthPart, HeldEpoch, ServiceStatus, TokenService};
 
     #[test]
     fn what_people_read() {
@@ -165,6 +182,13 @@ mod tests {
             health: vec![HealthPart { part: "sync".into(), state: "degraded".into(), reason: "held".into() }],
             notes: vec!["swap is on".into()],
             clock_offset_ms: -42_000,
+            token_service: Some(TokenService {
+                key_id: "k".into(),
+                expires_at_ms: 1_000_010_000,
+                edges: vec!["spiffe://example.org/a".into()],
+                log_waiting: 3,
+                log_bytes: 900,
+            }),
             ..StatusResponse::default()
         };
         let expected = "\
@@ -174,6 +198,7 @@ clock     this node's clock is 42 s ahead of the CA's; set the wrong one of the 
 registry  version 7 of epoch e1, bundle sequence 3
 held      epoch e2 takes 2 services of this node away; if the CA was restored on purpose: bonafide-agent accept-epoch e2
 services  spiffe://example.org/a  (SVID until 1970-01-12T13:46:50Z (in 10 s), 2 streams; no connection)
+tokens    delegated until 1970-01-12T13:46:50Z (in 10 s) for spiffe://example.org/a; 3 records wait for the CA
 health    sync degraded: held
 notes     swap is on
 version   0.1.0

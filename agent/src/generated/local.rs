@@ -103,6 +103,26 @@ pub struct StatusResponse {
     pub clock_offset_ms: i64,
     #[prost(uint64, tag = "14")]
     pub bundle_sequence: u64,
+    /// absent: the node has no edge, and had none
+    #[prost(message, optional, tag = "15")]
+    pub token_service: ::core::option::Option<TokenService>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenService {
+    /// `kid` of the key that is delegated to; empty: none
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    /// of the delegation
+    #[prost(int64, tag = "2")]
+    pub expires_at_ms: i64,
+    /// the SPIFFE IDs for which it mints
+    #[prost(string, repeated, tag = "3")]
+    pub edges: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// records that the CA has not collected
+    #[prost(uint64, tag = "4")]
+    pub log_waiting: u64,
+    #[prost(uint64, tag = "5")]
+    pub log_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldEpoch {

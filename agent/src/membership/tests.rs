@@ -1,6 +1,7 @@
 //! A node's life against a real CA: joined, renewed, slept, copied, killed at each write, removed.
 
 mod site;
+mod tokens;
 
 use std::time::Duration;
 

@@ -45,6 +45,8 @@ fn service(id: &str) -> Arc<Service> {
         jwt_ttl: Duration::from_secs(300),
         dns_names: vec![],
         hint: String::new(),
+        edge_scopes: Vec::new(),
+        edge_issuers: Vec::new(),
     })
 }
 

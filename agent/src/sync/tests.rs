@@ -45,6 +45,8 @@ fn update(epoch: &str, version: u64, services: &[&str], bundle: &node::TrustBund
         jwt_ttl_s: 300,
         dns_names: vec![],
         hint: String::new(),
+        edge_scopes: Vec::new(),
+        edge_issuers: Vec::new(),
     };
     node::SyncResponse {
         position: Some(node::Position { epoch: epoch.into(), version }),
@@ -53,6 +55,7 @@ fn update(epoch: &str, version: u64, services: &[&str], bundle: &node::TrustBund
         removed: vec![],
         bundles: vec![bundle.clone()],
         now_ms: 1_800_000_000_000,
+        token_keys: None,
     }
 }
 

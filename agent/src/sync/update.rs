@@ -70,6 +70,13 @@ pub(crate) fn judge(view: &View, accepted: Option<&str>, update: &node::SyncResp
     }
     let bundles = bundles(view, update)?;
     let services = services(view, update)?;
+    let token_keys = match &update.token_keys {
+        None => Arc::clone(view.token_keys()),
+        Some(change) => {
+            let next = view.token_keys().with(change, view.trust_domain());
+            Arc::new(next.map_err(|reason| unreadable(format!("token keys: {reason}")))?)
+        }
+    };
     if let Some(before) = before
         && before.epoch != position.epoch
         && accepted != Some(&*position.epoch)
@@ -79,7 +86,8 @@ pub(crate) fn judge(view: &View, accepted: Option<&str>, update: &node::SyncResp
             return Ok(Verdict::Hold(Held { epoch: position.epoch, services_removed }));
         }
     }
-    Ok(Verdict::Apply(View::new(view.trust_domain().clone(), position, services.into_values().collect(), bundles)))
+    let next = View::new(view.trust_domain().clone(), position, services.into_values().collect(), bundles);
+    Ok(Verdict::Apply(next.with_token_keys(token_keys)))
 }
 
 /// The whole state that makes this view out of an empty one: as it is kept on disk.
@@ -100,6 +108,7 @@ pub(crate) fn whole(view: &View) -> node::SyncResponse {
             })
             .collect(),
         now_ms: 0,
+        token_keys: Some(view.token_keys().whole()),
     }
 }
 
@@ -228,6 +237,14 @@ fn service(trust_domain: &TrustDomain, sent: &node::Service) -> Result<Option<Se
     if sent.x509_ttl_s == 0 || sent.jwt_ttl_s == 0 {
         return Err(refuse("its SVIDs would live 0 s".into()));
     }
+    if sent.edge_scopes.len() > EDGE_LIMIT || sent.edge_issuers.len() > EDGE_LIMIT {
+        return Err(refuse(format!("it has more than {EDGE_LIMIT} scopes or issuers as an edge")));
+    }
+    let is_word =
+        |word: &String| (1..=EDGE_WORD_LIMIT).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_graphic());
+    if !sent.edge_scopes.iter().chain(&sent.edge_issuers).all(is_word) {
+        return Err(refuse("a scope or an issuer of it as an edge is no word".into()));
+    }
     if sent.hint.len() > HINT_LIMIT {
         return Err(refuse(format!("its hint is longer than {HINT_LIMIT} bytes")));
     }
@@ -240,6 +257,8 @@ fn service(trust_domain: &TrustDomain, sent: &node::Service) -> Result<Option<Se
         jwt_ttl: Duration::from_secs(sent.jwt_ttl_s.into()),
         dns_names: sent.dns_names.clone(),
         hint: sent.hint.clone(),
+        edge_scopes: sent.edge_scopes.clone(),
+        edge_issuers: sent.edge_issuers.clone(),
     }))
 }
 
@@ -254,6 +273,8 @@ fn to_wire(service: &Service) -> node::Service {
         jwt_ttl_s: seconds(service.jwt_ttl),
         dns_names: service.dns_names.clone(),
         hint: service.hint.clone(),
+        edge_scopes: service.edge_scopes.clone(),
+        edge_issuers: service.edge_issuers.clone(),
     }
 }
 
@@ -264,6 +285,8 @@ fn unreadable(reason: impl Into<String>) -> UpdateError {
 const EPOCH_LIMIT: usize = 64;
 const ID_LIMIT: usize = 128;
 const HINT_LIMIT: usize = 1024;
+const EDGE_LIMIT: usize = 64;
+const EDGE_WORD_LIMIT: usize = 256;
 const DNS_NAMES_LIMIT: usize = 64;
 const SERVICES_LIMIT: usize = 200_000;
 const BUNDLES_LIMIT: usize = 1_000;

@@ -13,6 +13,7 @@ use tonic::{Code, Request, Streaming};
 
 use super::*;
 use crate::{
+    ca_client::CaClient,
     generated::{
         local::{
             AcceptEpochRequest, AcceptEpochResponse, StatusRequest, StatusResponse, WhoAmIRequest, WhoAmIResponse,
@@ -27,6 +28,7 @@ use crate::{
         client::*,
         copy_of_helper, open_directory, require_root, set_mode,
     },
+    token_service,
     view::{Service, View, tests::service as any_service},
 };
 
@@ -92,7 +94,16 @@ async fn start_with(limits: Limits, binding: Binding) -> Agent {
         limits: RenewalLimits::default(),
     };
     let endpoint = Endpoint::bind(&directory.path().join("s"), binding).unwrap();
-    let parts = Parts::new((views, cache.clone(), jwts), Arc::new(NoNode), (health.clone(), metrics), shared);
+    let (_, not_connected) = tokio::sync::watch::channel(None);
+    let tokens = TokenService::new(token_service::Parts {
+        views: views.clone(),
+        ca: CaClient::new(not_connected, Arc::default()),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        clock: shared.clone(),
+        directory: directory.path().to_owned(),
+    });
+    let parts = Parts::new((views, cache.clone(), jwts), tokens, Arc::new(NoNode), (health.clone(), metrics), shared);
     let parts = Parts { limits, ..parts };
     let (stop_serving, stop_renewing) = (stop.clone(), stop.clone());
     let running = vec![

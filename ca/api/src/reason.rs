@@ -154,7 +154,17 @@ reasons! {
         /// No such service, or none that this node may hold; which of both is not told.
         ServiceNotHeld = "service-not-held",
     }
+    Issue FailedPrecondition {
+        /// No service that this node may hold is an edge.
+        NotAnEdge = "not-an-edge",
+    }
+    Issue Aborted {
+        /// What the node may hold has changed while it was being answered; ask again.
+        RegistryChanged = "registry-changed",
+    }
     Issue InvalidArgument {
+        /// A stretch of a node's mint log whose records do not follow one another.
+        MintLogInvalid = "mint-log-invalid",
         /// Not a P-256 public key on the curve, as SubjectPublicKeyInfo.
         KeyInvalid = "key-invalid",
         /// The same key twice in one request.
@@ -219,6 +229,8 @@ reasons! {
         TokenInvalid = "token-invalid",
     }
     Attest PermissionDenied {
+        /// The subject token is not exchanged; a code beside it says by which rule.
+        SubjectRefused = "subject-refused",
         /// No service on this node matches the process.
         NoIdentity = "no-identity",
         /// The SPIFFE ID asked for is not one of the process's.
@@ -241,6 +253,10 @@ reasons! {
         EpochNotHeld = "epoch-not-held",
     }
     Attest Unavailable {
+        /// Nothing is delegated to this agent at the moment, so it mints no transaction tokens.
+        NoDelegation = "no-delegation",
+        /// The agent cannot record what it mints, so it mints nothing.
+        MintLogUnusable = "mint-log-unusable",
         /// The agent has no state from its CA yet.
         AgentNotReady = "agent-not-ready",
         /// The CA has not issued what is asked for, and there is none from before.

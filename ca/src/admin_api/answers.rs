@@ -76,6 +76,8 @@ pub(super) fn service(service: &Service, nodes: usize, acknowledged: usize) -> a
         updated_at_ms: service.updated_at.unix_millis(),
         nodes: count(nodes),
         nodes_acknowledged: count(acknowledged),
+        edge_scopes: service.edge.as_ref().map(|edge| edge.scopes.clone()).unwrap_or_default(),
+        edge_issuers: service.edge.as_ref().map(|edge| edge.issuers.clone()).unwrap_or_default(),
     }
 }
 

@@ -45,7 +45,10 @@ pub(super) fn service(error: WriteError<ServiceError>) -> Status {
         | ServiceError::DnsName { .. }
         | ServiceError::HintLength { .. }
         | ServiceError::HintCharacter { .. }
-        | ServiceError::HintTaken { .. } => Reason::InvalidValue,
+        | ServiceError::HintTaken { .. }
+        | ServiceError::EdgeScope { .. }
+        | ServiceError::EdgeIssuer { .. }
+        | ServiceError::EdgeWithoutScope => Reason::InvalidValue,
     })
 }
 

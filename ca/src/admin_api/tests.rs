@@ -151,6 +151,8 @@ async fn refusals_carry_their_reason() {
         (AddServiceRequest { x509_ttl_s: 1, ..photo("a") }, Code::InvalidArgument, "lifetime-bounds"),
         (AddServiceRequest { jwt_ttl_s: u32::MAX, ..photo("a") }, Code::InvalidArgument, "lifetime-bounds"),
         (AddServiceRequest { hint: "a\x1b".into(), ..photo("a") }, Code::InvalidArgument, "invalid-value"),
+        (AddServiceRequest { edge_scopes: vec!["a b".into()], ..photo("a") }, Code::InvalidArgument, "invalid-value"),
+        (AddServiceRequest { edge_issuers: vec!["corp".into()], ..photo("a") }, Code::InvalidArgument, "invalid-value"),
     ];
     for (request, status, reason) in cases {
         let shown = format!("{request:?}");

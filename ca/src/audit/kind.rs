@@ -29,11 +29,16 @@ pub(crate) enum Kind {
     ServiceRemoved,
     X509Issued,
     JwtIssued,
+    DelegationIssued,
+    DelegationEnded,
+    MintsCollected,
+    TokenMinted,
+    MintLogBroken,
 }
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::TrustDomainCreated,
         Self::EpochStarted,
         Self::ClockAccepted,
@@ -58,6 +63,11 @@ impl Kind {
         Self::ServiceRemoved,
         Self::X509Issued,
         Self::JwtIssued,
+        Self::DelegationIssued,
+        Self::DelegationEnded,
+        Self::MintsCollected,
+        Self::TokenMinted,
+        Self::MintLogBroken,
     ];
 
     /// The name in the log.
@@ -87,6 +97,11 @@ impl Kind {
             Self::ServiceRemoved => "service-removed",
             Self::X509Issued => "x509-issued",
             Self::JwtIssued => "jwt-issued",
+            Self::DelegationIssued => "delegation-issued",
+            Self::DelegationEnded => "delegation-ended",
+            Self::MintsCollected => "mints-collected",
+            Self::TokenMinted => "token-minted",
+            Self::MintLogBroken => "mint-log-broken",
         }
     }
 

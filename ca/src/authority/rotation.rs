@@ -250,6 +250,7 @@ impl Authorities {
                 bundle(&trust_domain, &rows, sequence).map(Arc::new).map_err(row_error)
             })?;
         }
+        self.inner.registry.publish_token_service_keys(tx, &rows)?;
         let signing = Arc::new(signing(&rows, &keys, &self.inner.root).map_err(Abort::Refused)?);
         let inner = self.inner.clone();
         tx.on_commit(move || {

@@ -52,6 +52,8 @@ pub(super) struct Shown {
     pub(super) updated_at: Option<String>,
     pub(super) nodes: u32,
     pub(super) nodes_acknowledged: u32,
+    pub(super) edge_scopes: Vec<String>,
+    pub(super) edge_issuers: Vec<String>,
 }
 
 impl From<&admin::Service> for Shown {
@@ -70,6 +72,8 @@ impl From<&admin::Service> for Shown {
             updated_at: output::time(service.updated_at_ms),
             nodes: service.nodes,
             nodes_acknowledged: service.nodes_acknowledged,
+            edge_scopes: service.edge_scopes.clone(),
+            edge_issuers: service.edge_issuers.clone(),
         }
     }
 }
@@ -86,6 +90,8 @@ impl Shown {
             ("jwt ttl", ttl(self.jwt_ttl_s)),
             ("dns names", self.dns_names.join(" ")),
             ("hint", self.hint.clone()),
+            ("edge scopes", self.edge_scopes.join(" ")),
+            ("edge issuers", self.edge_issuers.join(" ")),
             ("nodes", self.nodes()),
             ("changed", self.updated_at.clone().unwrap_or_default()),
         ])

@@ -101,11 +101,16 @@ where
                         return answering.await;
                     }
                     // The message counts, too: whoever sends it slowly, or never, holds no place for long.
-                    match tokio::time::timeout(api.limits.call, answering).await {
+                    let limit = match rpc {
+                        // Most of it is waiting for other nodes.
+                        Rpc::Delegate => api.limits.call + api.limits.rollout,
+                        _ => api.limits.call,
+                    };
+                    match tokio::time::timeout(limit, answering).await {
                         Ok(answered) => answered,
                         Err(_) => {
                             api.note_refusal(Reason::Overloaded);
-                            Ok(Status::from(late(api.limits.call)).into_http())
+                            Ok(Status::from(late(limit)).into_http())
                         }
                     }
                 }

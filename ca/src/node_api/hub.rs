@@ -74,6 +74,8 @@ pub(crate) struct Hub {
     nodes: Mutex<HashMap<NodeName, Entry>>,
     notes: Mutex<HashMap<NodeName, Note>>,
     noted: Notify,
+    /// Told when a node has applied something, or a stream has ended.
+    progressed: Notify,
 }
 
 /// A node that has or had a stream. Bounded by the live nodes.
@@ -97,6 +99,7 @@ pub(crate) struct Note {
 #[derive(Debug)]
 struct Slot {
     key: KeyHash,
+    takes_token_keys: bool,
     state: Mutex<SlotState>,
 }
 
@@ -111,6 +114,7 @@ struct SlotState {
     clock_ahead_ms: i64,
     applied: Option<Applied>,
     refused: Option<String>,
+    closed: bool,
 }
 
 /// How a node introduced itself.
@@ -120,6 +124,8 @@ pub(super) struct Arrival {
     pub(super) remote: SocketAddr,
     pub(super) agent_version: String,
     pub(super) clock_ahead_ms: i64,
+    /// It is sent token keys; an older agent has nothing to verify by them.
+    pub(super) takes_token_keys: bool,
     pub(super) at: Timestamp,
 }
 
@@ -152,6 +158,7 @@ impl Hub {
     pub(super) fn open(self: &Arc<Self>, node: &NodeName, arrival: Arrival) -> (Open, Option<SocketAddr>) {
         let slot = Arc::new(Slot {
             key: arrival.key,
+            takes_token_keys: arrival.takes_token_keys,
             state: Mutex::new(SlotState {
                 changed: true,
                 end: None,
@@ -162,6 +169,7 @@ impl Hub {
                 clock_ahead_ms: arrival.clock_ahead_ms,
                 applied: None,
                 refused: None,
+                closed: false,
             }),
         });
         let older = {
@@ -248,6 +256,30 @@ impl Hub {
         self.noted.notify_one();
     }
 
+    /// Waits until every node that is connected now and takes token keys has applied this position, or is not connected any more: whoever
+    /// comes later gets the newest state first of all. Dropping it gives up waiting.
+    pub(super) async fn applied_everywhere(&self, position: &Applied) {
+        let mut waiting: Vec<_> = lock(&self.nodes)
+            .values()
+            .filter_map(|entry| entry.open.clone())
+            .filter(|slot| slot.takes_token_keys)
+            .collect();
+        loop {
+            let progressed = self.progressed.notified();
+            tokio::pin!(progressed);
+            // Before the look, so that nothing between it and the wait is missed.
+            progressed.as_mut().enable();
+            // Each is looked at until it is there, and never again: of many nodes one slow one costs one look for each of the others.
+            while waiting.last().is_some_and(|slot| slot.is_at(position)) {
+                waiting.pop();
+            }
+            if waiting.is_empty() {
+                return;
+            }
+            progressed.await;
+        }
+    }
+
     /// Waits until there is something to write, and takes it.
     pub(super) async fn notes(&self) -> HashMap<NodeName, Note> {
         loop {
@@ -277,6 +309,13 @@ impl Hub {
 }
 
 impl Slot {
+    /// Whether the node has applied the position, or will never on this stream.
+    fn is_at(&self, position: &Applied) -> bool {
+        let state = lock(&self.state);
+        let applied = |applied: &Applied| applied.epoch == position.epoch && applied.version >= position.version;
+        state.end.is_some() || state.closed || state.applied.as_ref().is_some_and(applied)
+    }
+
     fn wake(&self) {
         let waker = {
             let mut state = lock(&self.state);
@@ -350,6 +389,7 @@ impl Open {
             state.refused = None;
             state.applied.replace(applied).is_none()
         };
+        self.hub.progressed.notify_waiters();
         if first {
             self.hub.note(&self.node, Note { seen: at, synced: true });
         }
@@ -362,6 +402,8 @@ impl Open {
 
     /// Closes the node's place, which was still there at `at`.
     pub(super) fn close(&self, at: Timestamp) {
+        lock(&self.slot.state).closed = true;
+        self.hub.progressed.notify_waiters();
         let mut nodes = lock(&self.hub.nodes);
         let Some(entry) = nodes.get_mut(&self.node) else {
             return;
@@ -404,6 +446,7 @@ mod tests {
             remote: remote.parse().unwrap(),
             agent_version: "0.1.0".into(),
             clock_ahead_ms: 0,
+            takes_token_keys: true,
             at: AT,
         }
     }
@@ -493,6 +536,29 @@ mod tests {
         assert_eq!(poll(&open, &Arc::default()), Poll::Pending);
         hub.end_other_keys(&node("a"), KeyHash([2; 32]));
         assert_eq!(poll(&open, &Arc::default()), Poll::Ready(Woken::End(EndReason::Replaced)));
+    }
+
+    #[tokio::test]
+    async fn a_rollout_waits_for_those_who_are_connected_and_for_nobody_else() {
+        let hub = Arc::new(Hub::default());
+        let applied = |version| Applied { epoch: "e".into(), version };
+        hub.applied_everywhere(&applied(1)).await;
+        let (a, _) = hub.open(&node("a"), arrival(1, "192.0.2.1:1"));
+        let (b, _) = hub.open(&node("b"), arrival(2, "192.0.2.2:1"));
+        let (_old, _) = hub.open(&node("c"), Arrival { takes_token_keys: false, ..arrival(3, "192.0.2.3:1") });
+        let position = applied(7);
+        let waiting = hub.applied_everywhere(&position);
+        tokio::pin!(waiting);
+        let mut is_over = async || poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_ready())).await;
+        assert!(!is_over().await);
+        let (_late, _) = hub.open(&node("d"), arrival(4, "192.0.2.4:1"));
+        b.applied(applied(6), AT);
+        a.applied(applied(8), AT);
+        assert!(!is_over().await, "b has an earlier one");
+        b.applied(Applied { epoch: "other".into(), version: 9 }, AT);
+        assert!(!is_over().await, "b is in another epoch");
+        b.close(AT);
+        assert!(is_over().await);
     }
 
     #[tokio::test]

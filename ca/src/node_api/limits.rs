@@ -28,6 +28,9 @@ pub struct Limits {
     /// How long a call may take, its message included, but for sync. At its end it is refused; a record may then tell of a
     /// document that was never handed out.
     pub call: Duration,
+    /// How long an answer to Delegate waits for the nodes that are connected. At its end it goes out: a verifier that was not told asks
+    /// its own agent.
+    pub rollout: Duration,
     /// How long a sync stream may take to say hello. At its end it is refused.
     pub hello: Duration,
     /// How often an idle connection is asked whether the peer is there. HTTP/2 ping; the transport adds jitter.
@@ -54,6 +57,7 @@ impl Default for Limits {
             update_bytes: 16 * 1024 * 1024,
             batch: 256,
             call: Duration::from_secs(20),
+            rollout: Duration::from_secs(60),
             hello: Duration::from_secs(10),
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),

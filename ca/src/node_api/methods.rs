@@ -4,13 +4,14 @@
 use std::{future::Future, sync::Arc};
 
 use bonafide_ca_api::generated::node::{
-    IssueJwtRequest, IssueJwtResponse, IssueX509Request, IssueX509Response, JoinRequest, JoinResponse, RecoverRequest,
-    RecoverResponse, RenewRequest, RenewResponse, SyncRequest, node_api_server::NodeApi as Contract,
+    CollectMintsRequest, CollectMintsResponse, DelegateRequest, DelegateResponse, IssueJwtRequest, IssueJwtResponse,
+    IssueX509Request, IssueX509Response, JoinRequest, JoinResponse, RecoverRequest, RecoverResponse, RenewRequest,
+    RenewResponse, SyncRequest, node_api_server::NodeApi as Contract,
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
-    NodeApi, issue, join,
+    NodeApi, delegate, issue, join, mints,
     peer::{Caller, KeyCaller, NodeCaller},
     recover,
     refuse::Refused,
@@ -69,6 +70,19 @@ impl Contract for Methods {
     async fn issue_jwt(&self, request: Request<IssueJwtRequest>) -> Result<Response<IssueJwtResponse>, Status> {
         let caller = node_caller(&request)?;
         self.answer(issue::jwt(&self.api, &caller, request.into_inner())).await
+    }
+
+    async fn delegate(&self, request: Request<DelegateRequest>) -> Result<Response<DelegateResponse>, Status> {
+        let caller = node_caller(&request)?;
+        self.answer(delegate::delegate(&self.api, &caller, request.into_inner())).await
+    }
+
+    async fn collect_mints(
+        &self,
+        request: Request<CollectMintsRequest>,
+    ) -> Result<Response<CollectMintsResponse>, Status> {
+        let caller = node_caller(&request)?;
+        self.answer(mints::collect(&self.api, &caller, request.into_inner())).await
     }
 }
 

@@ -80,6 +80,7 @@ impl From<IssueError> for Refused {
                     AUTHORITY_RETRY,
                 )
             }
+            IssueError::TooManyEdges { .. } => Self::because(Reason::BatchTooLarge, fault.to_string()),
             IssueError::Rule(_) | IssueError::Jwt { .. } => Self::because(
                 Reason::ProfileRule,
                 "what was about to be signed breaks a rule of its profile, so nothing was signed; the CA's log names the rule",

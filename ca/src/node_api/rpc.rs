@@ -12,6 +12,8 @@ pub(super) enum Rpc {
     Sync,
     IssueX509,
     IssueJwt,
+    Delegate,
+    CollectMints,
 }
 
 /// What a peer has proved.
@@ -25,8 +27,16 @@ pub(super) enum PeerKind {
 
 impl Rpc {
     /// Every method.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Join, Self::Recover, Self::Renew, Self::Sync, Self::IssueX509, Self::IssueJwt];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Join,
+        Self::Recover,
+        Self::Renew,
+        Self::Sync,
+        Self::IssueX509,
+        Self::IssueJwt,
+        Self::Delegate,
+        Self::CollectMints,
+    ];
 
     /// The method that a request is for, by its HTTP/2 `:path`.
     pub(super) fn of_path(path: &str) -> Option<Self> {
@@ -42,6 +52,8 @@ impl Rpc {
             Self::Sync => "/bonafide.node.v1.NodeApi/Sync",
             Self::IssueX509 => "/bonafide.node.v1.NodeApi/IssueX509",
             Self::IssueJwt => "/bonafide.node.v1.NodeApi/IssueJwt",
+            Self::Delegate => "/bonafide.node.v1.NodeApi/Delegate",
+            Self::CollectMints => "/bonafide.node.v1.NodeApi/CollectMints",
         }
     }
 
@@ -49,7 +61,9 @@ impl Rpc {
     pub(super) fn takes(self) -> PeerKind {
         match self {
             Self::Join | Self::Recover => PeerKind::Key,
-            Self::Renew | Self::Sync | Self::IssueX509 | Self::IssueJwt => PeerKind::Node,
+            Self::Renew | Self::Sync | Self::IssueX509 | Self::IssueJwt | Self::Delegate | Self::CollectMints => {
+                PeerKind::Node
+            }
         }
     }
 
@@ -62,6 +76,8 @@ impl Rpc {
             Self::Sync => "Sync",
             Self::IssueX509 => "IssueX509",
             Self::IssueJwt => "IssueJwt",
+            Self::Delegate => "Delegate",
+            Self::CollectMints => "CollectMints",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! queue and skips what is already out of date. An idle stream costs a place in the [hub](super::hub) and one pointer for
 //! each service that the node holds.
 
+mod token_keys;
 mod update;
 
 use std::{
@@ -21,7 +22,10 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
-use self::update::{Held, Standing};
+use self::{
+    token_keys::HeldKeys,
+    update::{Held, Standing},
+};
 use super::{
     NodeApi, clocks,
     hub::{Applied, Arrival, Open, Woken},
@@ -65,6 +69,7 @@ pub(super) async fn open(
             remote: caller.remote(),
             agent_version: clocks::version_of(agent),
             clock_ahead_ms,
+            takes_token_keys: hello.takes_token_keys,
             at: now,
         },
     );
@@ -78,6 +83,7 @@ pub(super) async fn open(
         api: Arc::clone(api),
         incoming,
         open,
+        keys: HeldKeys::of_hello(&hello),
         held: Held::of_hello(hello, standing),
         sent: None,
         parked: false,
@@ -91,6 +97,7 @@ pub(super) struct SyncStream {
     incoming: Streaming<SyncRequest>,
     open: Open,
     held: Held,
+    keys: HeldKeys,
     /// The position of the last update that was sent.
     sent: Option<Applied>,
     /// The node refused an update, so what it holds is not known any more: nothing is sent until it says hello anew.
@@ -159,7 +166,7 @@ impl SyncStream {
         if self.parked {
             return Ok(None);
         }
-        let update = self.held.advance(&snapshot, node, self.api.clock.now());
+        let update = self.held.advance(&snapshot, node, &mut self.keys, self.api.clock.now());
         if update.is_some() {
             let position = snapshot.position();
             self.sent = Some(Applied { epoch: position.epoch, version: position.version });
@@ -219,6 +226,7 @@ pub(super) fn read_request(request: SyncRequest) {
     assert!(clocks::version_of(hello.agent.as_ref()).chars().all(|c| c.is_ascii_graphic()));
     let here = Position { epoch: "here".into(), version: 7 };
     if let Ok(standing) = Standing::of_hello(&hello, &here) {
+        let _ = HeldKeys::of_hello(&hello);
         let _ = Held::of_hello(hello, standing);
     }
 }

@@ -1,5 +1,6 @@
 //! The node API over real sockets and real TLS, with the clock in the test's hand.
 
+mod delegating;
 mod issuing;
 mod joining;
 mod messages;

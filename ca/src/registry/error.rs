@@ -158,6 +158,20 @@ pub(crate) enum ServiceError {
     /// Two services that one process could have.
     #[error("`{other}` has the hint `{hint}`, and one process could have both services; choose another hint")]
     HintTaken { hint: String, other: String },
+    /// Not a scope.
+    #[error(
+        "`{scope}` is not a scope: one word of at most {limit} printable ASCII characters without blanks, `\"` and `\\`, such as `photo.read`"
+    )]
+    EdgeScope { scope: String, limit: usize },
+    /// Not the name of an issuer.
+    #[error(
+        "`{name}` is not the name of an issuer: 1 to 32 of `a-z`, `0-9` and `-`, first a letter, and not `spiffe`; \
+         `bonafide-ca issuer list` shows all"
+    )]
+    EdgeIssuer { name: String },
+    /// Issuers of what is no edge.
+    #[error("an edge needs at least one scope: `--edge-scope WORD` says what its issuers' users may be there for")]
+    EdgeWithoutScope,
     /// No more services.
     #[error("there are {limit} services, which is the limit; remove some with `bonafide-ca service remove PATH`")]
     TooManyServices { limit: u64 },

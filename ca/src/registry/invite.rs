@@ -202,6 +202,7 @@ impl Registry {
             return Err(Abort::Refused(JoinRefusal::TooManyNodes { limit }));
         }
         if let Some(old) = &live {
+            self.end_delegations_of(tx, &old.name, who)?;
             tx.delete_node(&old.name)?;
             let body = json!({ "node": name.as_str(), "key": HEXLOWER.encode(&old.current_key), "reason": "replaced" });
             tx.record(&Record::change(Kind::NodeRemoved, who, body))?;

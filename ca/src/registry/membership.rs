@@ -175,6 +175,7 @@ impl Registry {
             .store
             .write(move |tx| {
                 let Some(node) = tx.node(&name)? else { return Err(Abort::Refused(NodeError::Unknown { node: name })) };
+                registry.end_delegations_of(tx, &name, &who)?;
                 tx.delete_node(&name)?;
                 registry.close(tx, &name, &who, "its node was removed")?;
                 let body = json!({ "node": name.as_str(), "key": HEXLOWER.encode(&node.current_key) });

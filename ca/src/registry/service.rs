@@ -21,10 +21,29 @@ pub(crate) struct Service {
     pub(crate) jwt_ttl: Duration,
     pub(crate) dns_names: Vec<String>,
     pub(crate) hint: String,
+    /// What it may turn users' tokens into, if it is an edge.
+    pub(crate) edge: Option<Edge>,
     /// Of its last change.
     pub(crate) version: u64,
     pub(crate) created_at: Timestamp,
     pub(crate) updated_at: Timestamp,
+}
+
+/// The mark of an edge: a service that may have tokens of users exchanged for transaction tokens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Edge {
+    /// What for. Sorted, without duplicates, never empty.
+    pub(crate) scopes: Vec<String>,
+    /// Whose users, by the names of their issuers. Sorted, without duplicates; empty: it starts only transactions of its own.
+    pub(crate) issuers: Vec<String>,
+}
+
+impl Edge {
+    /// Whether all that `other` may is in this one.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        other.scopes.iter().all(|scope| self.scopes.contains(scope))
+            && other.issuers.iter().all(|issuer| self.issuers.contains(issuer))
+    }
 }
 
 impl Service {

@@ -6,7 +6,7 @@ use bonafide_ca_api::{Placement, Selector};
 use serde::Serialize;
 
 use super::{
-    Change, Registry, Service, ServiceError, What,
+    Change, Edge, Registry, Service, ServiceError, What,
     validate::{self, JWT, X509},
 };
 use crate::{
@@ -26,6 +26,9 @@ pub(crate) struct NewService {
     pub(crate) jwt_ttl: Option<Duration>,
     pub(crate) dns_names: Vec<String>,
     pub(crate) hint: String,
+    /// At least one scope makes it an edge.
+    pub(crate) edge_scopes: Vec<String>,
+    pub(crate) edge_issuers: Vec<String>,
 }
 
 /// What changes of a service; what is absent stays. A list replaces the whole list.
@@ -37,6 +40,9 @@ pub(crate) struct ServiceUpdate {
     pub(crate) jwt_ttl: Option<Duration>,
     pub(crate) dns_names: Option<Vec<String>>,
     pub(crate) hint: Option<String>,
+    /// No scopes: it is no edge any more, and has no issuers either.
+    pub(crate) edge_scopes: Option<Vec<String>>,
+    pub(crate) edge_issuers: Option<Vec<String>>,
 }
 
 impl Registry {
@@ -91,6 +97,7 @@ impl Registry {
                 after.updated_at = tx.at();
                 after.version = tx.next_version()?;
                 tx.update_service(&after)?;
+                registry.end_uncovered(tx, &before, Some(&after), &who)?;
                 tx.record(&Record::change(Kind::ServiceUpdated, &who, Body::of(&after)))?;
                 Ok(registry.publish_service(tx, Some(Arc::new(before)), after))
             })
@@ -113,6 +120,7 @@ impl Registry {
                 };
                 let version = tx.next_version()?;
                 tx.delete_service(&service.id)?;
+                registry.end_uncovered(tx, &service, None, &who)?;
                 tx.record(&Record::change(Kind::ServiceRemoved, &who, Body::of(&service)))?;
                 let service = Arc::new(service);
                 let what = What::Service { before: Some(service.clone()), after: None };
@@ -139,6 +147,7 @@ impl Registry {
             jwt_ttl: lifetime(JWT, new.jwt_ttl)?,
             dns_names: validate::dns_names(new.dns_names, rules.dns_names)?,
             hint: new.hint,
+            edge: validate::edge(new.edge_scopes, new.edge_issuers)?,
             version: 0,
             created_at: now,
             updated_at: now,
@@ -166,6 +175,12 @@ impl Registry {
         if let Some(hint) = update.hint {
             validate::hint(&hint)?;
             after.hint = hint;
+        }
+        if update.edge_scopes.is_some() || update.edge_issuers.is_some() {
+            let before = after.edge.take().unwrap_or(Edge { scopes: Vec::new(), issuers: Vec::new() });
+            let is_none_now = update.edge_scopes.as_ref().is_some_and(Vec::is_empty) && update.edge_issuers.is_none();
+            let issuers = if is_none_now { Vec::new() } else { update.edge_issuers.unwrap_or(before.issuers) };
+            after.edge = validate::edge(update.edge_scopes.unwrap_or(before.scopes), issuers)?;
         }
         Ok(after)
     }
@@ -201,6 +216,10 @@ struct Body<'a> {
     jwt_ttl_s: u64,
     dns_names: &'a [String],
     hint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edge_scopes: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edge_issuers: Option<&'a [String]>,
 }
 
 impl<'a> Body<'a> {
@@ -215,6 +234,8 @@ impl<'a> Body<'a> {
             jwt_ttl_s: service.jwt_ttl.as_secs(),
             dns_names: &service.dns_names,
             hint: &service.hint,
+            edge_scopes: service.edge.as_ref().map(|edge| &*edge.scopes),
+            edge_issuers: service.edge.as_ref().map(|edge| &*edge.issuers),
         }
     }
 }

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bonafide_ca_api::{NodeName, Placement};
+use bonafide_ca_api::{
+    NodeName, Placement,
+    generated::node::{TokenServiceKey, UserIssuer},
+};
 use bonafide_verifier::spiffe::{TrustBundle, TrustDomain};
 
-use super::{Invitation, KeyHash, KeyState, Node, Service, cow_map::CowMap};
+use super::{Delegated, Invitation, KeyHash, KeyState, Node, Service, TokenKeys, cow_map::CowMap};
 use crate::store::rows::Everything;
 
 /// A place in the CA's history.
@@ -44,6 +47,15 @@ pub(crate) enum What {
     InvitationClosed(NodeName),
     /// The epoch is new.
     Epoch(Arc<str>),
+    /// The keys of the token service.
+    TokenServiceKeys(Arc<Vec<TokenServiceKey>>),
+    /// The issuers of users, with their keys of this moment.
+    UserIssuers(Arc<Vec<UserIssuer>>),
+    /// A delegation came, or some ended, by `kid`.
+    Delegations {
+        added: Option<Arc<Delegated>>,
+        ended: Vec<Arc<str>>,
+    },
 }
 
 /// The registry and the bundle after one commit.
@@ -62,6 +74,7 @@ pub(crate) struct Snapshot {
     paths: CowMap<Arc<str>, Arc<str>>,
     /// The services of each placement, by id.
     placed: CowMap<Placement, Arc<ServicesById>>,
+    token_keys: Arc<TokenKeys>,
 }
 
 type ServicesById = BTreeMap<Arc<str>, Arc<Service>>;
@@ -81,6 +94,7 @@ impl Snapshot {
             services: CowMap::new(),
             paths: CowMap::new(),
             placed: CowMap::new(),
+            token_keys: Arc::new(TokenKeys::new(&everything.authorities, everything.delegations)),
         };
         for node in everything.nodes {
             snapshot.put_node(Arc::new(node));
@@ -127,6 +141,15 @@ impl Snapshot {
                 self.invitations.remove(node);
             }
             What::Epoch(epoch) => self.epoch = epoch.clone(),
+            What::TokenServiceKeys(keys) => {
+                self.token_keys = Arc::new(self.token_keys.with_service(Arc::clone(keys)));
+            }
+            What::UserIssuers(issuers) => {
+                self.token_keys = Arc::new(self.token_keys.with_issuers(Arc::clone(issuers)));
+            }
+            What::Delegations { added, ended } => {
+                self.token_keys = Arc::new(self.token_keys.with_delegations(added.as_ref(), ended));
+            }
         }
     }
 
@@ -206,6 +229,11 @@ impl Snapshot {
     /// The trust domain's own bundle as of this version.
     pub(crate) fn bundle(&self) -> &Arc<TrustBundle> {
         &self.bundle
+    }
+
+    /// What verifies transaction tokens.
+    pub(crate) fn token_keys(&self) -> &Arc<TokenKeys> {
+        &self.token_keys
     }
 
     /// The live node of that name.
@@ -302,6 +330,7 @@ impl Snapshot {
                 invitations: everything.invitations.clone(),
                 services: everything.services.clone(),
                 authorities: Vec::new(),
+                delegations: everything.delegations.clone(),
             },
             self.bundle.clone(),
         );
@@ -316,6 +345,10 @@ impl Snapshot {
         }
         if self.services() != other.services() {
             return Some(format!("services {:?} are {:?}", self.services(), other.services()));
+        }
+        if self.token_keys.delegations != other.token_keys.delegations {
+            let (ours, theirs) = (&self.token_keys.delegations, &other.token_keys.delegations);
+            return Some(format!("delegations {ours:?} are {theirs:?} in the database"));
         }
         let keys = |snapshot: &Self| snapshot.keys.len();
         if keys(self) != keys(&other) {

@@ -594,3 +594,73 @@ proptest! {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(random_acts(acts));
     }
 }
+
+#[tokio::test]
+async fn an_edge_has_scopes_and_issuers_and_loses_both_together() {
+    let home = Home::new().await;
+    let registry = &home.opened.registry;
+    let marked = |path: &str, scopes: &[&str], issuers: &[&str]| NewService {
+        edge_scopes: scopes.iter().map(ToString::to_string).collect(),
+        edge_issuers: issuers.iter().map(ToString::to_string).collect(),
+        ..service(path, &["unix:uid:1"], &["n1"])
+    };
+    let long = "s".repeat(63);
+    let added = registry.add_service(marked("web", &["b", "a", "b", &long], &["corp", "a-1"]), admin()).await.unwrap();
+    let edge = added.edge.clone().unwrap();
+    assert_eq!(
+        (edge.scopes, edge.issuers),
+        (vec!["a".into(), "b".into(), long.clone()], vec!["a-1".into(), "corp".into()])
+    );
+    registry.add_service(marked("own", &["a"], &[]), admin()).await.unwrap();
+    let (longer, name) = ("s".repeat(64), "n".repeat(33));
+    let many: Vec<String> = (0..17).map(|number| format!("s{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let cases: &[(&str, &[&str], &[&str])] = &[
+        ("issuers alone", &[], &["corp"]),
+        ("an empty scope", &[""], &[]),
+        ("two words", &["a b"], &[]),
+        ("a quote", &["a\"b"], &[]),
+        ("a control character", &["a\n"], &[]),
+        ("a scope too long", &[&longer], &[]),
+        ("one scope too many", &many, &[]),
+        ("an issuer that looks like a service", &["a"], &["spiffe"]),
+        ("an issuer that begins with a digit", &["a"], &["1corp"]),
+        ("an issuer in capitals", &["a"], &["Corp"]),
+        ("an issuer too long", &["a"], &[&name]),
+        ("an issuer with a colon", &["a"], &["corp:x"]),
+    ];
+    for (rule, scopes, issuers) in cases {
+        let refused = refusal(registry.add_service(marked("x", scopes, issuers), admin()).await);
+        let expected = matches!(
+            refused,
+            ServiceError::EdgeScope { .. }
+                | ServiceError::EdgeIssuer { .. }
+                | ServiceError::EdgeWithoutScope
+                | ServiceError::TooMany { .. }
+        );
+        assert!(expected, "{rule}: {refused}");
+    }
+    let update = |scopes: Option<&[&str]>, issuers: Option<&[&str]>| {
+        let words = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        ServiceUpdate { edge_scopes: scopes.map(words), edge_issuers: issuers.map(words), ..Default::default() }
+    };
+    let changed = registry.update_service("web".into(), update(Some(&["c"]), None), admin()).await.unwrap();
+    let edge = changed.edge.clone().unwrap();
+    assert_eq!((edge.scopes, edge.issuers), (vec!["c".into()], vec!["a-1".into(), "corp".into()]), "the issuers stay");
+    assert!(matches!(
+        refusal(registry.update_service("web".into(), update(Some(&[]), Some(&["corp"])), admin()).await),
+        ServiceError::EdgeWithoutScope
+    ));
+    let none = registry.update_service("web".into(), update(Some(&[]), None), admin()).await.unwrap();
+    assert_eq!(none.edge, None);
+    assert!(
+        home.opened
+            .store
+            .read(|reader| reader.everything())
+            .await
+            .unwrap()
+            .services
+            .iter()
+            .any(|one| one.edge.is_none())
+    );
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bonafide_ca_api::{Placement, Selector, SelectorKind};
 use bonafide_verifier::spiffe::{SpiffeId, TrustDomain};
 
-use super::{Rules, ServiceError};
+use super::{Edge, Rules, ServiceError};
 
 /// The SPIFFE ID for `photo`, `/photo` or `spiffe://example.org/photo`.
 pub(super) fn spiffe_id(trust_domain: &TrustDomain, given: &str) -> Result<SpiffeId, ServiceError> {
@@ -142,6 +142,41 @@ pub(super) fn hint(hint: &str) -> Result<(), ServiceError> {
     }
 }
 
+/// Both sorted, without duplicates; no scope is no edge.
+pub(super) fn edge(mut scopes: Vec<String>, mut issuers: Vec<String>) -> Result<Option<Edge>, ServiceError> {
+    for list in [&mut scopes, &mut issuers] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    too_many("scopes of an edge", scopes.len(), EDGE_SCOPES)?;
+    too_many("issuers of an edge", issuers.len(), EDGE_ISSUERS)?;
+    if let Some(scope) = scopes.iter().find(|scope| !is_scope(scope)) {
+        return Err(ServiceError::EdgeScope { scope: shortened(scope), limit: EDGE_SCOPE_BYTES });
+    }
+    if let Some(name) = issuers.iter().find(|name| !is_issuer_name(name)) {
+        return Err(ServiceError::EdgeIssuer { name: shortened(name) });
+    }
+    match (scopes.is_empty(), issuers.is_empty()) {
+        (true, true) => Ok(None),
+        (true, false) => Err(ServiceError::EdgeWithoutScope),
+        (false, _) => Ok(Some(Edge { scopes, issuers })),
+    }
+}
+
+/// A word as OAuth has them (RFC 6749 §3.3).
+fn is_scope(word: &str) -> bool {
+    (1..=EDGE_SCOPE_BYTES).contains(&word.len())
+        && word.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'))
+}
+
+/// As an issuer of users is named: `corp`. `spiffe` would make users look like services.
+fn is_issuer_name(name: &str) -> bool {
+    (1..=32).contains(&name.len())
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && name != "spiffe"
+}
+
 fn too_many(what: &'static str, count: usize, limit: usize) -> Result<(), ServiceError> {
     if count > limit { Err(ServiceError::TooMany { what, count, limit }) } else { Ok(()) }
 }
@@ -155,5 +190,9 @@ fn shortened(text: &str) -> String {
 pub(super) const X509: &str = "X.509-SVID";
 pub(super) const JWT: &str = "JWT-SVID";
 const HINT_LIMIT: usize = 1024;
+/// A scope claim has 1,024 bytes at most: all words of an edge fit in one.
+const EDGE_SCOPES: usize = 16;
+const EDGE_SCOPE_BYTES: usize = 63;
+const EDGE_ISSUERS: usize = 16;
 /// No stored value is longer than 64 KiB (T-33).
 const SELECTOR_BYTES: usize = 32 << 10;

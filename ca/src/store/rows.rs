@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bonafide_ca_api::{Labels, NodeName, Placement, Selector};
+use bonafide_ca_api::{Labels, MintChain, NodeName, Placement, Selector};
 use bonafide_verifier::{
     clock::Timestamp,
     spiffe::{SpiffeId, TrustDomain},
@@ -16,7 +16,9 @@ use super::{error::TxError, readers::Reader, statements as sql};
 use crate::{
     audit::Head,
     authority::{Authority, AuthorityKind},
-    registry::{Bound, Invitation, KeyHash, Node, PendingKey, RetiredKey, Service, StaleAttempts},
+    registry::{
+        Bound, Delegated, Edge, Invitation, KeyHash, MintLog, Node, PendingKey, RetiredKey, Service, StaleAttempts,
+    },
 };
 
 /// The one row about the whole.
@@ -59,6 +61,7 @@ pub(crate) struct Everything {
     pub(crate) invitations: Vec<Invitation>,
     pub(crate) services: Vec<Service>,
     pub(crate) authorities: Vec<Authority>,
+    pub(crate) delegations: Vec<Delegated>,
 }
 
 impl Reader<'_> {
@@ -139,6 +142,7 @@ pub(super) fn everything(connection: &Connection) -> Result<Everything, TxError>
             all(connection, sql::SERVICES, [], "service", |columns| service(columns, &trust_domain))?
         },
         authorities: authorities(connection)?,
+        delegations: all(connection, sql::DELEGATIONS, [], "delegation", delegation)?,
     })
 }
 
@@ -259,9 +263,34 @@ pub(super) fn service(columns: &Columns<'_>, trust_domain: &TrustDomain) -> Resu
         jwt_ttl: Duration::from_secs(columns.unsigned("jwt_ttl_s")?),
         dns_names: columns.list("dns_names", |text| Ok(text.to_owned()))?,
         hint: columns.get("hint")?,
+        edge: {
+            let text = |text: &str| Ok(text.to_owned());
+            let edge =
+                Edge { scopes: columns.list("edge_scopes", text)?, issuers: columns.list("edge_issuers", text)? };
+            (!edge.scopes.is_empty()).then_some(edge)
+        },
         version: columns.unsigned("version")?,
         created_at: columns.time("created_at")?,
         updated_at: columns.time("updated_at")?,
+    })
+}
+
+pub(super) fn delegation(columns: &Columns<'_>) -> Result<Delegated, TxError> {
+    Ok(Delegated {
+        key_id: columns.get::<String>("key_id")?.into(),
+        node: columns.parsed("node", |text| NodeName::parse(text).map_err(|error| error.to_string()))?,
+        statement: columns.get::<String>("statement")?.into(),
+        services: columns.list("services", |text| Ok(text.into()))?,
+        issued_at: columns.time("issued_at")?,
+        expires_at: columns.time("expires_at")?,
+    })
+}
+
+pub(super) fn mint_log(columns: &Columns<'_>) -> Result<MintLog, TxError> {
+    Ok(MintLog {
+        node: columns.parsed("node", |text| NodeName::parse(text).map_err(|error| error.to_string()))?,
+        place: MintChain { log: columns.get("log")?, seq: columns.unsigned("seq")?, hash: columns.bytes32("hash")? },
+        collected_at: columns.time("collected_at")?,
     })
 }
 

@@ -67,14 +67,21 @@ statements! {
     CLOSE_INVITATION = "UPDATE invitation SET closed_at = ?2 WHERE node = ?1 AND closed_at IS NULL RETURNING id";
     PRUNE_INVITATIONS = "DELETE FROM invitation WHERE expires_at < ?1 RETURNING node, closed_at IS NULL";
 
-    SERVICES = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, version, created_at, updated_at FROM service ORDER BY path";
-    SERVICE_BY_PATH = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, version, created_at, updated_at FROM service WHERE path = ?1";
-    SERVICES_BY_HINT = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, version, created_at, updated_at FROM service \
+    SERVICES = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, edge_scopes, edge_issuers, version, created_at, updated_at FROM service ORDER BY path";
+    SERVICE_BY_PATH = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, edge_scopes, edge_issuers, version, created_at, updated_at FROM service WHERE path = ?1";
+    SERVICES_BY_HINT = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, edge_scopes, edge_issuers, version, created_at, updated_at FROM service \
         WHERE hint = ?1 AND hint <> ''";
     COUNT_SERVICES = "SELECT count(*) FROM service";
-    INSERT_SERVICE = "INSERT INTO service (id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, version, created_at, updated_at) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-    UPDATE_SERVICE = "UPDATE service SET selectors = ?2, placements = ?3, x509_ttl_s = ?4, jwt_ttl_s = ?5, dns_names = ?6, hint = ?7, version = ?8, updated_at = ?9 \
-        WHERE id = ?1";
+    INSERT_SERVICE = "INSERT INTO service (id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, edge_scopes, edge_issuers, version, created_at, updated_at) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+    UPDATE_SERVICE = "UPDATE service SET selectors = ?2, placements = ?3, x509_ttl_s = ?4, jwt_ttl_s = ?5, dns_names = ?6, hint = ?7, edge_scopes = ?8, edge_issuers = ?9, \
+        version = ?10, updated_at = ?11 WHERE id = ?1";
     DELETE_SERVICE = "DELETE FROM service WHERE id = ?1";
+
+    DELEGATIONS = "SELECT key_id, node, statement, services, issued_at, expires_at FROM delegation ORDER BY key_id";
+    INSERT_DELEGATION = "INSERT INTO delegation (key_id, node, statement, services, issued_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    DELETE_DELEGATION = "DELETE FROM delegation WHERE key_id = ?1";
+    MINT_LOG = "SELECT node, log, seq, hash, collected_at FROM mint_log WHERE node = ?1";
+    PUT_MINT_LOG = "INSERT INTO mint_log (node, log, seq, hash, collected_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+        ON CONFLICT (node) DO UPDATE SET log = ?2, seq = ?3, hash = ?4, collected_at = ?5";
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     audit::{Head, HeadSigner, Record},
     authority::Authority,
-    registry::{Invitation, KeyHash, Node, PendingKey, RetiredKey, Service},
+    registry::{Delegated, Invitation, KeyHash, MintLog, Node, PendingKey, RetiredKey, Service},
 };
 
 /// Runs on the writer's thread after the commit and before the answer.
@@ -329,6 +329,8 @@ impl<'a> Tx<'a> {
                 signed(service.jwt_ttl.as_secs()),
                 list_json(&service.dns_names),
                 &service.hint,
+                list_json(edge_scopes(service)),
+                list_json(edge_issuers(service)),
                 signed(service.version),
                 service.created_at.unix_millis(),
                 service.updated_at.unix_millis(),
@@ -348,6 +350,8 @@ impl<'a> Tx<'a> {
                 signed(service.jwt_ttl.as_secs()),
                 list_json(&service.dns_names),
                 &service.hint,
+                list_json(edge_scopes(service)),
+                list_json(edge_issuers(service)),
                 signed(service.version),
                 service.updated_at.unix_millis(),
             ),
@@ -359,6 +363,42 @@ impl<'a> Tx<'a> {
         self.execute(sql::DELETE_SERVICE, [&**id]).map(drop)
     }
 
+    // Delegations and what was minted under them.
+
+    pub(crate) fn delegations(&self) -> Result<Vec<Delegated>, TxError> {
+        all(self.connection, sql::DELEGATIONS, [], "delegation", rows::delegation)
+    }
+
+    pub(crate) fn insert_delegation(&mut self, one: &Delegated) -> Result<(), TxError> {
+        self.execute(
+            sql::INSERT_DELEGATION,
+            (
+                &*one.key_id,
+                one.node.as_str(),
+                &*one.statement,
+                list_json(&one.services),
+                one.issued_at.unix_millis(),
+                one.expires_at.unix_millis(),
+            ),
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn delete_delegation(&mut self, key_id: &str) -> Result<(), TxError> {
+        self.execute(sql::DELETE_DELEGATION, [key_id]).map(drop)
+    }
+
+    pub(crate) fn mint_log(&self, node: &NodeName) -> Result<Option<MintLog>, TxError> {
+        one(self.connection, sql::MINT_LOG, [node.as_str()], "mint_log", rows::mint_log)
+    }
+
+    pub(crate) fn put_mint_log(&mut self, log: &MintLog) -> Result<(), TxError> {
+        let place = &log.place;
+        let at = log.collected_at.unix_millis();
+        self.execute(sql::PUT_MINT_LOG, (log.node.as_str(), &place.log, signed(place.seq), place.hash.as_slice(), at))
+            .map(drop)
+    }
+
     /// For tests of faults.
     #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
@@ -368,4 +408,12 @@ impl<'a> Tx<'a> {
     fn execute(&self, sql: &str, params: impl Params) -> Result<usize, TxError> {
         Ok(self.connection.prepare_cached(sql)?.execute(params)?)
     }
+}
+
+fn edge_scopes(service: &Service) -> &[String] {
+    service.edge.as_ref().map_or(&[], |edge| &edge.scopes)
+}
+
+fn edge_issuers(service: &Service) -> &[String] {
+    service.edge.as_ref().map_or(&[], |edge| &edge.issuers)
 }

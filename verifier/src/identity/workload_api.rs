@@ -21,6 +21,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
+pub(crate) use self::follow::Retry;
 pub use self::{
     endpoint::{Endpoint, EndpointError},
     follow::Ended,
@@ -98,9 +99,17 @@ impl WorkloadApi {
         &self.endpoint
     }
 
+    /// A connection of its own.
+    pub(crate) fn channel(&self) -> Channel {
+        dial::channel(&self.endpoint, &self.options)
+    }
+
+    pub(crate) fn options(&self) -> &WorkloadApiOptions {
+        &self.options
+    }
+
     fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
-        let channel = dial::channel(&self.endpoint, &self.options);
-        SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(self.options.message_bytes)
+        SpiffeWorkloadApiClient::new(self.channel()).max_decoding_message_size(self.options.message_bytes)
     }
 }
 
@@ -128,7 +137,7 @@ impl Identity {
 }
 
 /// A request with the header that keeps out whoever was only tricked into sending one (WEP-05).
-fn with_header<T>(message: T) -> Request<T> {
+pub(crate) fn with_header<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
     request

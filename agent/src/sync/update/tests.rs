@@ -35,6 +35,8 @@ fn service(id: &str, version: u64) -> node::Service {
         jwt_ttl_s: 300,
         dns_names: vec![],
         hint: String::new(),
+        edge_scopes: Vec::new(),
+        edge_issuers: Vec::new(),
     }
 }
 
@@ -46,6 +48,7 @@ fn whole(epoch: &str, version: u64, services: &[&str], bundle: node::TrustBundle
         removed: vec![],
         bundles: vec![bundle],
         now_ms: 0,
+        token_keys: None,
     }
 }
 
@@ -57,6 +60,7 @@ fn delta(epoch: &str, version: u64) -> node::SyncResponse {
         removed: vec![],
         bundles: vec![],
         now_ms: 0,
+        token_keys: None,
     }
 }
 

@@ -147,6 +147,12 @@ pub struct AddServiceRequest {
     pub dns_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "7")]
     pub hint: ::prost::alloc::string::String,
+    /// at least one: an edge, which may turn users' tokens into transaction tokens of these scopes
+    #[prost(string, repeated, tag = "8")]
+    pub edge_scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// whose users; none: it starts only transactions of its own
+    #[prost(string, repeated, tag = "9")]
+    pub edge_issuers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Service {
@@ -178,6 +184,10 @@ pub struct Service {
     /// of these, connected and at this version or later
     #[prost(uint32, tag = "13")]
     pub nodes_acknowledged: u32,
+    #[prost(string, repeated, tag = "14")]
+    pub edge_scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "15")]
+    pub edge_issuers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListServicesRequest {
@@ -216,6 +226,11 @@ pub struct UpdateServiceRequest {
     pub dns_names: ::core::option::Option<StringList>,
     #[prost(string, optional, tag = "7")]
     pub hint: ::core::option::Option<::prost::alloc::string::String>,
+    /// an empty list takes the mark away, and the issuers with it
+    #[prost(message, optional, tag = "8")]
+    pub edge_scopes: ::core::option::Option<StringList>,
+    #[prost(message, optional, tag = "9")]
+    pub edge_issuers: ::core::option::Option<StringList>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StringList {
@@ -254,7 +269,7 @@ pub struct ListAuthoritiesResponse {
 pub struct Authority {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// root, issuing, jwt
+    /// root, issuing, jwt, token
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
     /// prepared, active, retired

@@ -98,6 +98,12 @@ pub struct Hello {
     /// of the own trust domain's bundle; 0: none
     #[prost(uint64, tag = "4")]
     pub bundle_sequence: u64,
+    /// an agent that knows `SyncResponse.token_keys`; an older one is sent none
+    #[prost(bool, tag = "5")]
+    pub takes_token_keys: bool,
+    /// of what it holds of them (`TokenKeys::digest`); empty: nothing
+    #[prost(bytes = "vec", tag = "6")]
+    pub token_keys_digest: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldService {
@@ -134,6 +140,65 @@ pub struct SyncResponse {
     /// the CA's clock
     #[prost(int64, tag = "6")]
     pub now_ms: i64,
+    /// absent: unchanged
+    #[prost(message, optional, tag = "7")]
+    pub token_keys: ::core::option::Option<TokenKeys>,
+}
+/// By what transaction tokens, and the tokens of users, are verified: none of it proves who calls, so none of it is in a bundle.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenKeys {
+    /// all there is: what it does not list is gone
+    #[prost(bool, tag = "1")]
+    pub whole: bool,
+    /// absent: unchanged
+    #[prost(message, optional, tag = "2")]
+    pub service: ::core::option::Option<TokenServiceKeys>,
+    /// new ones: statements of the token service, JWS compact serialization
+    #[prost(string, repeated, tag = "3")]
+    pub delegations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `kid` of delegations that hold no more
+    #[prost(string, repeated, tag = "4")]
+    pub ended: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// absent: unchanged
+    #[prost(message, optional, tag = "5")]
+    pub issuers: ::core::option::Option<UserIssuers>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenServiceKeys {
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<TokenServiceKey>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenServiceKey {
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    /// SubjectPublicKeyInfo DER, P-256
+    #[prost(bytes = "vec", tag = "2")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UserIssuers {
+    #[prost(message, repeated, tag = "1")]
+    pub issuers: ::prost::alloc::vec::Vec<UserIssuer>,
+}
+/// An OpenID provider whose tokens about users are believed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserIssuer {
+    /// by which rules and records name its users
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub algorithms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// empty: its users have no roles
+    #[prost(string, tag = "5")]
+    pub roles_claim: ::prost::alloc::string::String,
+    /// its keys of this moment, RFC 7517; empty: none were ever fetched
+    #[prost(bytes = "vec", tag = "6")]
+    pub jwks: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Service {
@@ -156,6 +221,12 @@ pub struct Service {
     pub dns_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "8")]
     pub hint: ::prost::alloc::string::String,
+    /// an edge: it may have tokens of users exchanged for these scopes
+    #[prost(string, repeated, tag = "9")]
+    pub edge_scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// by name: whose users; none: only transactions of its own
+    #[prost(string, repeated, tag = "10")]
+    pub edge_issuers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TrustBundle {
@@ -228,6 +299,51 @@ pub struct IssueJwtResponse {
     pub token: ::prost::alloc::string::String,
     #[prost(int64, tag = "2")]
     pub not_after_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegateRequest {
+    /// SubjectPublicKeyInfo DER, P-256: new for each delegation
+    #[prost(bytes = "vec", tag = "1")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegateResponse {
+    /// JWS compact serialization
+    #[prost(string, tag = "1")]
+    pub delegation: ::prost::alloc::string::String,
+    /// the CA's clock
+    #[prost(int64, tag = "2")]
+    pub now_ms: i64,
+}
+/// A stretch of the node's log: hash = SHA-256(previous hash || log || seq || at || body, each with its length). The first record
+/// of a log has the sequence 1 and follows a hash over node and log.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CollectMintsRequest {
+    /// UUID; new when a node begins another log
+    #[prost(string, tag = "1")]
+    pub log: ::prost::alloc::string::String,
+    /// hash of the record before the first one here
+    #[prost(bytes = "vec", tag = "2")]
+    pub previous: ::prost::alloc::vec::Vec<u8>,
+    /// without gaps
+    #[prost(message, repeated, tag = "3")]
+    pub records: ::prost::alloc::vec::Vec<MintRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MintRecord {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(int64, tag = "2")]
+    pub at_ms: i64,
+    /// JSON
+    #[prost(bytes = "vec", tag = "3")]
+    pub body: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectMintsResponse {
+    /// up to this sequence everything is recorded: the node may forget it
+    #[prost(uint64, tag = "1")]
+    pub collected: u64,
 }
 /// Generated client implementations.
 pub mod node_api_client {
@@ -453,6 +569,57 @@ pub mod node_api_client {
                 .insert(GrpcMethod::new("bonafide.node.v1.NodeApi", "IssueJwt"));
             self.inner.unary(req, path, codec).await
         }
+        /// Node: a delegation, by which this key may sign the transaction tokens of the node's edge services. What it says comes from
+        /// the registry alone. Answered once the nodes that are connected can verify by it, or after a minute.
+        pub async fn delegate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DelegateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DelegateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.node.v1.NodeApi/Delegate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.node.v1.NodeApi", "Delegate"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Node: what the node has minted since the last time, in the order and the chain of its log.
+        pub async fn collect_mints(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CollectMintsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectMintsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.node.v1.NodeApi/CollectMints",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.node.v1.NodeApi", "CollectMints"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -508,6 +675,23 @@ pub mod node_api_server {
             request: tonic::Request<super::IssueJwtRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IssueJwtResponse>,
+            tonic::Status,
+        >;
+        /// Node: a delegation, by which this key may sign the transaction tokens of the node's edge services. What it says comes from
+        /// the registry alone. Answered once the nodes that are connected can verify by it, or after a minute.
+        async fn delegate(
+            &self,
+            request: tonic::Request<super::DelegateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DelegateResponse>,
+            tonic::Status,
+        >;
+        /// Node: what the node has minted since the last time, in the order and the chain of its log.
+        async fn collect_mints(
+            &self,
+            request: tonic::Request<super::CollectMintsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectMintsResponse>,
             tonic::Status,
         >;
     }
@@ -831,6 +1015,94 @@ pub mod node_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = IssueJwtSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.node.v1.NodeApi/Delegate" => {
+                    #[allow(non_camel_case_types)]
+                    struct DelegateSvc<T: NodeApi>(pub Arc<T>);
+                    impl<T: NodeApi> tonic::server::UnaryService<super::DelegateRequest>
+                    for DelegateSvc<T> {
+                        type Response = super::DelegateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DelegateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeApi>::delegate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DelegateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.node.v1.NodeApi/CollectMints" => {
+                    #[allow(non_camel_case_types)]
+                    struct CollectMintsSvc<T: NodeApi>(pub Arc<T>);
+                    impl<
+                        T: NodeApi,
+                    > tonic::server::UnaryService<super::CollectMintsRequest>
+                    for CollectMintsSvc<T> {
+                        type Response = super::CollectMintsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CollectMintsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeApi>::collect_mints(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CollectMintsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

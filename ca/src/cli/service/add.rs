@@ -37,6 +37,12 @@ pub(crate) struct Add {
     /// A word by which a process with several identities picks this one
     #[arg(long, value_name = "WORD", default_value = "", hide_default_value = true)]
     hint: String,
+    /// Makes it an edge, which may have users' tokens exchanged for transaction tokens of this scope; may be repeated
+    #[arg(long = "edge-scope", value_name = "SCOPE")]
+    edge_scopes: Vec<String>,
+    /// Whose users the edge takes, by the name of a registered issuer; may be repeated [default: none, it starts only transactions of its own]
+    #[arg(long = "edge-issuer", value_name = "ISSUER", requires = "edge_scopes")]
+    edge_issuers: Vec<String>,
     #[command(flatten)]
     at: At,
     #[command(flatten)]
@@ -46,7 +52,8 @@ pub(crate) struct Add {
 fn help() -> StyledStr {
     format!(
         "{}\nExamples:\n  bonafide-ca service add photo --selector unix:user:photo --on group=web\n  \
-         bonafide-ca service add db --selector unix:uid:105 --selector unix:path:/bin/db --on n1 --ttl 30m",
+         bonafide-ca service add db --selector unix:uid:105 --selector unix:path:/bin/db --on n1 --ttl 30m\n  \
+         bonafide-ca service add web --selector unix:user:web --on web-1 --edge-scope photo.read --edge-issuer corp",
         super::SELECTOR_HELP
     )
     .into()
@@ -62,6 +69,8 @@ impl Add {
             jwt_ttl_s: seconds(self.jwt_ttl)?,
             dns_names: self.dns_names,
             hint: self.hint,
+            edge_scopes: self.edge_scopes,
+            edge_issuers: self.edge_issuers,
         };
         let service = with_ca(&self.at, async |mut ca| answer(ca.add_service(request).await))?;
         self.output.print(&Shown::from(&service), |shown| {

@@ -49,10 +49,11 @@ impl List {
                     shown.selectors.join(" "),
                     shown.on.join(" "),
                     crate::settings::duration::print(ttl),
+                    shown.edge_scopes.join(" "),
                     shown.nodes(),
                 ]
             });
-            output::table(&["SPIFFE ID", "SELECTORS", "ON", "TTL", "NODES"], rows)
+            output::table(&["SPIFFE ID", "SELECTORS", "ON", "TTL", "EDGE", "NODES"], rows)
         })
     }
 }

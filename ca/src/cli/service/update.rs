@@ -43,6 +43,15 @@ pub(crate) struct Update {
     /// The hint from now on; empty takes it away
     #[arg(long, value_name = "WORD")]
     hint: Option<String>,
+    /// The scopes of the edge from now on; may be repeated
+    #[arg(long = "edge-scope", value_name = "SCOPE", conflicts_with = "no_edge")]
+    edge_scopes: Vec<String>,
+    /// The issuers of the edge's users from now on; may be repeated
+    #[arg(long = "edge-issuer", value_name = "ISSUER", conflicts_with = "no_edge")]
+    edge_issuers: Vec<String>,
+    /// No edge from now on; what was delegated for it ends at once
+    #[arg(long)]
+    no_edge: bool,
     #[command(flatten)]
     at: At,
     #[command(flatten)]
@@ -64,6 +73,8 @@ impl Update {
             jwt_ttl_s: self.jwt_ttl.map(|ttl| seconds(Some(ttl))).transpose()?,
             dns_names: if self.no_dns { Some(StringList::default()) } else { list(self.dns_names) },
             hint: self.hint,
+            edge_scopes: if self.no_edge { Some(StringList::default()) } else { list(self.edge_scopes) },
+            edge_issuers: list(self.edge_issuers),
         };
         let nothing = UpdateServiceRequest { path: request.path.clone(), ..UpdateServiceRequest::default() };
         if request == nothing {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bonafide_ca_api::generated::node::{self as wire, Hello, SyncResponse};
 use bonafide_verifier::clock::Timestamp;
 
+use super::token_keys::HeldKeys;
 use crate::registry::{Node, Position, Service, Snapshot};
 
 /// Where a node stood when it said hello, compared with this CA's history.
@@ -76,7 +77,13 @@ impl Held {
 
     /// The update that brings the node to `snapshot`, and from here on it counts as held. `None` if there is nothing to
     /// tell; the first one is always told, so that the node knows that it stands where the CA does.
-    pub(super) fn advance(&mut self, snapshot: &Snapshot, node: &Node, now: Timestamp) -> Option<SyncResponse> {
+    pub(super) fn advance(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &Node,
+        keys: &mut HeldKeys,
+        now: Timestamp,
+    ) -> Option<SyncResponse> {
         let may_hold = snapshot.services_of(node);
         let sequence = snapshot.bundle().sequence().unwrap_or_default();
         let mut update = SyncResponse {
@@ -86,6 +93,7 @@ impl Held {
             removed: Vec::new(),
             bundles: Vec::new(),
             now_ms: now.unix_millis(),
+            token_keys: keys.advance(snapshot.token_keys()),
         };
         let bundle_changed;
         let tell;
@@ -110,7 +118,10 @@ impl Held {
             Self::Sent { services, bundle_sequence } => {
                 difference(services, &may_hold, &mut update);
                 bundle_changed = *bundle_sequence != sequence;
-                tell = bundle_changed || !update.services.is_empty() || !update.removed.is_empty();
+                tell = bundle_changed
+                    || !update.services.is_empty()
+                    || !update.removed.is_empty()
+                    || update.token_keys.is_some();
             }
         }
         if bundle_changed {
@@ -152,5 +163,7 @@ fn to_wire(service: &Service) -> wire::Service {
         jwt_ttl_s: seconds(service.jwt_ttl),
         dns_names: service.dns_names.clone(),
         hint: service.hint.clone(),
+        edge_scopes: service.edge.as_ref().map(|edge| edge.scopes.clone()).unwrap_or_default(),
+        edge_issuers: service.edge.as_ref().map(|edge| edge.issuers.clone()).unwrap_or_default(),
     }
 }

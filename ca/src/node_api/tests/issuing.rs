@@ -254,12 +254,8 @@ async fn a_service_that_moves_away_is_no_longer_issued() {
     rig.node("n2", &[]).await;
     let service = rig.service("a", &["n1"]).await;
     let update = ServiceUpdate {
-        selectors: None,
         placements: Some(vec![bonafide_ca_api::Placement::parse("n2").unwrap()]),
-        x509_ttl: None,
-        jwt_ttl: None,
-        dns_names: None,
-        hint: None,
+        ..ServiceUpdate::default()
     };
     rig.opened.registry.update_service("a".into(), update, ADMIN).await.unwrap();
     let issued = node.issue(vec![(service.id.to_string(), new_spki())]).await.unwrap();

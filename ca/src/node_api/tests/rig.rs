@@ -33,7 +33,7 @@ use crate::{
     issuance::{Issuer, SvidLifetimes},
     metrics::Metrics,
     node_api::{Limits, NodeApi, Parts},
-    registry::{NewInvitation, NewService, Rules, Service},
+    registry::{NewInvitation, NewService, Rules, Service, ServiceUpdate},
     store,
 };
 
@@ -204,9 +204,20 @@ impl Rig {
             jwt_ttl: None,
             dns_names: vec![],
             hint: String::new(),
+            edge_scopes: Vec::new(),
+            edge_issuers: Vec::new(),
         };
         self.opened.registry.add_service(new, ADMIN).await.unwrap();
         self.opened.registry.load().service_by_path(&format!("/{path}")).unwrap().clone()
+    }
+
+    /// A service that is an edge.
+    pub(super) async fn edge(&self, path: &str, on: &[&str], scopes: &[&str], issuers: &[&str]) -> Arc<Service> {
+        let words = |words: &[&str]| Some(words.iter().map(ToString::to_string).collect());
+        self.service(path, on).await;
+        let update =
+            ServiceUpdate { edge_scopes: words(scopes), edge_issuers: words(issuers), ..ServiceUpdate::default() };
+        self.opened.registry.update_service(path.to_owned(), update, ADMIN).await.unwrap()
     }
 
     pub(super) fn agent(&self) -> AgentInfo {

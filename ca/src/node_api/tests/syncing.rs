@@ -18,7 +18,7 @@ fn ids(update: &SyncResponse) -> Vec<String> {
 }
 
 fn nothing() -> ServiceUpdate {
-    ServiceUpdate { selectors: None, placements: None, x509_ttl: None, jwt_ttl: None, dns_names: None, hint: None }
+    ServiceUpdate::default()
 }
 
 fn placed(on: &str) -> ServiceUpdate {
@@ -96,6 +96,7 @@ async fn a_node_that_was_away_gets_exactly_the_difference() {
         ]),
         agent: None,
         bundle_sequence,
+        ..Hello::default()
     };
     let mut stream = node.sync(hello).await.unwrap();
     let update = stream.next().await.unwrap();
@@ -122,6 +123,7 @@ async fn a_node_that_is_up_to_date_is_told_so_once() {
         held: held(&[(&service.id, service.version)]),
         agent: None,
         bundle_sequence: sequence(&rig),
+        ..Hello::default()
     };
     let mut stream = node.sync(hello).await.unwrap();
     let update = stream.next().await.unwrap();
@@ -188,7 +190,8 @@ async fn a_new_bundle_is_pushed_to_everyone() {
     let request = bonafide_ca_api::generated::node::RecoverRequest { agent: None };
     let credential = recovered.recover(request).await.unwrap().into_inner().credential.unwrap();
     let mut first = TestNode::new(&rig, first.key, credential).await;
-    let hello = Hello { applied: Some(here(&rig)), held: vec![], agent: None, bundle_sequence: before };
+    let hello =
+        Hello { applied: Some(here(&rig)), held: vec![], agent: None, bundle_sequence: before, ..Hello::default() };
     let update = first.sync(hello).await.unwrap().next().await.unwrap();
     assert_eq!(update.bundles.len(), 1);
     rig.finish().await;
@@ -292,6 +295,7 @@ async fn positions_of_other_histories() {
         held: held(&[(&service.id, service.version)]),
         agent: None,
         bundle_sequence: 0,
+        ..Hello::default()
     };
     let ahead = node.sync(hello(&now.epoch, now.version + 1)).await.err().unwrap();
     assert_eq!(reason(&ahead), Reason::PositionAhead);
@@ -421,7 +425,8 @@ async fn t_11_a_hello_may_name_as_many_services_as_the_ca_takes_on() {
     let gone: Vec<String> =
         (0..rig.opened.registry.rules().services).map(|_| uuid::Uuid::now_v7().to_string()).collect();
     let named: Vec<(&str, u64)> = gone.iter().map(|id| (id.as_str(), u64::from(u32::MAX))).collect();
-    let hello = |held| Hello { applied: Some(position.clone()), held, agent: None, bundle_sequence: 1 };
+    let hello =
+        |held| Hello { applied: Some(position.clone()), held, agent: None, bundle_sequence: 1, ..Hello::default() };
     let update = node.sync(hello(held(&named))).await.unwrap().next().await.unwrap();
     assert_eq!((update.services.len(), update.services[0].id.as_str()), (1, &*service.id));
     assert_eq!(update.removed.len(), gone.len(), "the rest, which it may hold no more");

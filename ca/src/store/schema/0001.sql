@@ -81,11 +81,33 @@ CREATE TABLE service (
     jwt_ttl_s   INTEGER NOT NULL CHECK (jwt_ttl_s > 0),
     dns_names   TEXT    NOT NULL,    -- JSON array of strings
     hint        TEXT    NOT NULL,
+    edge_scopes TEXT    NOT NULL,    -- JSON array of strings, sorted; an edge has at least one
+    edge_issuers TEXT   NOT NULL,    -- JSON array of strings, sorted; names of issuers of users
     version     INTEGER NOT NULL,    -- of its last change
     created_at  INTEGER NOT NULL,
     updated_at  INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX service_hint ON service (hint) WHERE hint <> '';
+
+-- Delegations that hold: statements by which keys of agents may sign transaction tokens.
+CREATE TABLE delegation (
+    key_id      TEXT    PRIMARY KEY, -- the `kid` of the agent's key
+    node        TEXT    NOT NULL REFERENCES node (name) ON DELETE CASCADE,
+    statement   TEXT    NOT NULL,    -- JWS compact serialization
+    services    TEXT    NOT NULL,    -- JSON array of strings: ids of the services that it names
+    issued_at   INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX delegation_node ON delegation (node);
+
+-- How far the log of what a node minted has been followed.
+CREATE TABLE mint_log (
+    node          TEXT    PRIMARY KEY REFERENCES node (name) ON DELETE CASCADE,
+    log           TEXT    NOT NULL, -- UUID
+    seq           INTEGER NOT NULL CHECK (seq >= 0),
+    hash          BLOB    NOT NULL CHECK (length(hash) = 32), -- of the record `seq`
+    collected_at  INTEGER NOT NULL
+) STRICT;
 
 -- The audit chain: hash = SHA-256(previous hash || seq || at || kind || body, each length-prefixed); before the
 -- first record stands a hash over chain, trust domain and root. One chain per CA process; every group of records

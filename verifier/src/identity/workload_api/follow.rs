@@ -203,7 +203,7 @@ impl Follower {
 }
 
 /// When to ask again: at once after a stream that worked (WAPI-03), else after ever longer waits with jitter.
-struct Retry {
+pub(crate) struct Retry {
     waits: ExponentialBuilder,
     next: ExponentialBackoff,
     longest: Duration,
@@ -215,7 +215,7 @@ impl Retry {
     /// A stream that worked but lived no longer than this counts as an error: no spinning with a server that ends them all.
     const SHORT_LIVED: Duration = Duration::from_secs(1);
 
-    fn new(options: &WorkloadApiOptions) -> Self {
+    pub(crate) fn new(options: &WorkloadApiOptions) -> Self {
         let waits = ExponentialBuilder::default()
             .with_min_delay(options.shortest_wait)
             .with_max_delay(options.longest_wait)
@@ -224,15 +224,15 @@ impl Retry {
         Self { waits, next: waits.build(), longest: options.longest_wait, started: Duration::ZERO, worked: false }
     }
 
-    fn starts(&mut self, clock: &dyn Clock) {
+    pub(crate) fn starts(&mut self, clock: &dyn Clock) {
         (self.started, self.worked) = (clock.boot(), false);
     }
 
-    fn works(&mut self) {
+    pub(crate) fn works(&mut self) {
         self.worked = true;
     }
 
-    async fn wait(&mut self, clock: &dyn Clock) {
+    pub(crate) async fn wait(&mut self, clock: &dyn Clock) {
         let lived = clock.boot().saturating_sub(self.started);
         if self.worked && lived > Self::SHORT_LIVED {
             self.next = self.waits.build();
