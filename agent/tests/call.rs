@@ -162,9 +162,10 @@ fn a_request_with_a_minted_token_that_the_service_takes() {
         .build()
         .unwrap();
     let headers = Authorization(value);
-    let presented = Presented { connection: None, headers: &headers, address: None, at: SystemClock.now() };
+    let presented =
+        Presented { connection: None, session: None, headers: &headers, address: None, at: SystemClock.now() };
     let caller: Caller = service.authenticate(&presented).unwrap().unwrap();
-    assert_eq!((caller.id().path(), caller.proof().kind), ("/export", ProofKind::SharedSecret));
+    assert_eq!((caller.service().unwrap().path(), caller.proof().kind), ("/export", ProofKind::SharedSecret));
     assert_eq!(caller.asserted_roles(), Some(caller.granted_roles()));
 }
 
