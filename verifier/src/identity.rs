@@ -8,7 +8,7 @@
 //! | [`Identity::connect`], [`Identity::spawn`] | the SPIFFE Workload API: how a workload gets its identity |
 //! | [`Identity::from_files`] | files that something else renews |
 //! | [`Identity::published`] | a program that makes its own, as our CA and agent do |
-//! | [`Identity::fixed`] | values that never change: tests, tools |
+//! | [`Identity::fixed`], [`Identity::bundles_only`] | values that never change: tests, tools, callers without a certificate |
 
 #[cfg(feature = "tokio")]
 pub mod files;

@@ -5,12 +5,16 @@
 
 mod edges;
 mod json_lines;
+#[cfg(feature = "serve")]
+mod report;
 mod trace;
 
 use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
+#[cfg(feature = "serve")]
+pub use self::report::EdgesReport;
 pub use self::{
     edges::{Edge, EdgeKey, Edges},
     json_lines::{JsonLines, JsonLinesOptions},

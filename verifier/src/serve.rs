@@ -15,7 +15,9 @@ mod incoming;
 mod io;
 mod options;
 mod request;
+mod standing;
 mod tls_incoming;
+mod unix_incoming;
 
 use std::{io::ErrorKind, sync::Arc, time::Duration};
 
@@ -32,7 +34,9 @@ pub use self::{
     counters::ServeCounters,
     incoming::{Incoming, Origin, PrepareError, Prepared, Protocol},
     options::{Http2Options, ServeOptions},
+    standing::Standing,
     tls_incoming::{ConnectionInfo, TlsIncoming},
+    unix_incoming::UnixIncoming,
 };
 
 /// How a server came to its end.

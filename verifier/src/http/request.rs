@@ -57,7 +57,10 @@ pub(super) fn decide<B>(shared: &Shared, request: &Request<B>) -> Result<Grant, 
     let recorded = asked.recorded();
     let exchanged = request.extensions().get::<Exchanged>();
     match authorization.authorize_exchanged(&Attempt { presented, operation, recorded, trace }, exchanged) {
-        Ok(granted) => Ok(Grant::new(authorization.clone(), granted, asked)),
+        Ok(granted) => {
+            known(request);
+            Ok(Grant::new(authorization.clone(), granted, asked))
+        }
         Err(refused) => Err((refused.refusal, seen)),
     }
 }
@@ -96,6 +99,17 @@ fn presented<B>(request: &Request<B>, at: Timestamp) -> Presented<'_> {
         at,
     }
 }
+
+/// Who comes without a certificate has no lesser place than others once a request of theirs was allowed.
+#[cfg(feature = "serve")]
+fn known<B>(request: &Request<B>) {
+    if let Some(standing) = request.extensions().get::<crate::serve::Standing>() {
+        standing.known();
+    }
+}
+
+#[cfg(not(feature = "serve"))]
+fn known<B>(_: &Request<B>) {}
 
 #[cfg(feature = "serve")]
 fn address<B>(request: &Request<B>) -> Option<std::net::IpAddr> {

@@ -1,4 +1,4 @@
-//! An identity that never changes.
+//! Identities that never change.
 
 use std::sync::Arc;
 
@@ -11,6 +11,15 @@ impl Identity {
     pub fn fixed(svid: X509Svid, bundles: BundleSet, clock: Arc<dyn Clock>) -> Self {
         let (identity, publisher) = Self::published(clock);
         publisher.publish(Some(svid), bundles);
+        identity
+    }
+
+    /// No SVID, and always these bundles: for a caller without a certificate, whose
+    /// [anonymous](crate::tls::Connector::anonymous) connections verify their server with them.
+    #[must_use]
+    pub fn bundles_only(bundles: BundleSet, clock: Arc<dyn Clock>) -> Self {
+        let (identity, publisher) = Self::published(clock);
+        publisher.publish(None, bundles);
         identity
     }
 }

@@ -1,6 +1,6 @@
 //! Who calls what: decisions added up by caller, proof and route, in bounded memory.
 //!
-//! Served where the host program says; nothing listens by itself. It answers the question of each migration: who still uses an
+//! Served where the host program says, by `EdgesReport` for one; nothing listens by itself. It answers the question of each migration: who still uses an
 //! API key?
 
 use std::{

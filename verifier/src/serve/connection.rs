@@ -21,6 +21,7 @@ use super::{
     admission::Slot,
     io::WriteDeadline,
     request::{Activity, PerRequest},
+    standing::Standing,
 };
 use crate::lifetime::Phase;
 
@@ -99,15 +100,26 @@ impl<I: Incoming> Connections<I> {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Some(prepared) = self.prepare(raw, &slot).await else { return };
-        let stranger = prepared.stranger;
-        let kept = if stranger { slot.serves_stranger() } else { slot.opened() };
-        if !kept {
+        let Some(mut prepared) = self.prepare(raw, &slot).await else { return };
+        if !prepared.stranger {
+            if slot.opened() {
+                self.serve(prepared, service).await;
+            }
             return;
         }
+        if !slot.serves_stranger() {
+            return;
+        }
+        let standing = Standing::stranger();
+        prepared.extensions.insert(standing.clone());
+        let mut served = pin!(self.serve(prepared, service));
         tokio::select! {
-            () = slot.dropped().cancelled(), if stranger => {}
-            () = self.serve(prepared, service) => {}
+            () = slot.dropped().cancelled() => return,
+            () = served.as_mut() => return,
+            () = standing.is_known() => {}
+        }
+        if slot.opened() {
+            served.await;
         }
     }
 

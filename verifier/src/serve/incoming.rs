@@ -100,7 +100,8 @@ impl<T> Prepared<T> {
     }
 
     /// The peer has proved nothing that tells it from anybody: it is served in the place of an unfinished connection, where the
-    /// oldest makes room for a newer one, and takes no place from those who are known.
+    /// oldest makes room for a newer one, and takes no place from those who are known. It is no stranger any more once one of its
+    /// requests has proved who it is: see [`Standing`](super::Standing).
     pub fn stranger(mut self, stranger: bool) -> Self {
         self.stranger = stranger;
         self

@@ -75,10 +75,15 @@ impl tower_service::Service<Request<hyper::body::Incoming>> for Hello {
 
     fn call(&mut self, request: Request<hyper::body::Incoming>) -> Self::Future {
         let fact = request.extensions().get::<Fact>().expect("every request carries the connection's facts").0;
+        let standing = request.extensions().get::<Standing>().cloned();
         let unanswered = Arc::clone(&self.0);
         Box::pin(async move {
             match request.uri().path() {
                 "/panic" => panic!("as asked"),
+                "/known" => {
+                    standing.expect("strangers can become known").known();
+                    Ok(Response::new(Full::from(fact)))
+                }
                 "/never" => {
                     unanswered.fetch_add(1, Ordering::SeqCst);
                     std::future::pending().await
@@ -225,6 +230,33 @@ async fn f_13_strangers_make_room_for_each_other_and_take_none_from_others() {
     running.stop.cancel();
     let waited = timeout(Duration::from_millis(100), last.read(&mut [0; 1])).await;
     assert!(waited.is_err(), "its request may finish within the grace");
+    running.served.await.unwrap();
+}
+
+/// Callers that prove themselves in their requests come without a certificate, as those do who only fill places.
+#[tokio::test]
+async fn f_13_a_stranger_that_became_known_keeps_its_place() {
+    let running = start(|incoming, options| {
+        incoming.strangers = true;
+        options.handshakes_per_origin = 2;
+    })
+    .await;
+    let mut known = connect(running.address).await;
+    assert!(get(&mut known, "/known").await.contains("200 OK"));
+    eventually(|| running.counters.open() == 1 && running.counters.unfinished() == 0).await;
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        let mut other = connect(running.address).await;
+        assert!(get(&mut other, "/").await.contains("200 OK"));
+        others.push(other);
+    }
+    eventually(|| running.counters.refused_at_limit() == 3 && running.counters.unfinished() == 2).await;
+    assert!(get(&mut known, "/known").await.contains("200 OK"), "its connection goes on");
+    known.write_all(b"GET /never HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    eventually(|| running.unanswered.load(Ordering::SeqCst) == 1).await;
+    drop(known);
+    eventually(|| running.counters.open() == 0).await;
+    running.stop.cancel();
     running.served.await.unwrap();
 }
 

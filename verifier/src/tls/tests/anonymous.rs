@@ -19,11 +19,8 @@ fn anonymous(identity: &Identity, expected: &str) -> Connector {
     Connector::anonymous(identity, set(expected), ConnectorOptions::default()).unwrap()
 }
 
-/// The bundles of the world and no SVID.
-fn nobody(world: &World) -> (Identity, Publisher) {
-    let (identity, publisher) = Identity::published(world.clock());
-    publisher.publish(None, world.bundles());
-    (identity, publisher)
+fn nobody(world: &World) -> Identity {
+    Identity::bundles_only(world.bundles(), world.clock())
 }
 
 /// The three columns are a listener that admits anonymous clients, one that does not, and one for the keys of nodes.
@@ -39,7 +36,7 @@ async fn t_26_no_certificate_is_nobody_and_a_bad_one_is_refused_where_none_is_ne
     world.clock.set(after(700));
     type Verdict = Result<Option<&'static str>, &'static str>;
     let rows: [(&str, Connector, Verdict, Verdict); 6] = [
-        ("none", anonymous(&nobody(&world).0, "spiffe://example.org/db"), Ok(None), Err("no-certificate")),
+        ("none", anonymous(&nobody(&world), "spiffe://example.org/db"), Ok(None), Err("no-certificate")),
         (
             "none, of one that has an SVID",
             anonymous(&world.identity("/web"), "spiffe://example.org/db"),
@@ -87,7 +84,7 @@ async fn admitting_the_anonymous_admits_no_bare_key_and_the_other_way_round() {
             ..AcceptorOptions::default()
         };
         let acceptor = Acceptor::new(&db, set("spiffe://example.org/web"), options).unwrap();
-        let (_, server) = meet(&anonymous(&nobody(&world).0, "spiffe://example.org/db"), &acceptor).await;
+        let (_, server) = meet(&anonymous(&nobody(&world), "spiffe://example.org/db"), &acceptor).await;
         assert_eq!(server.is_ok_and(|stream| matches!(stream.peer(), Peer::Anonymous)), anonymous_too);
         let keys =
             crate::tls::KeyConnector::new(node_key().0, trust(), world.clock(), ConnectorOptions::default()).unwrap();
@@ -101,7 +98,7 @@ async fn admitting_the_anonymous_admits_no_bare_key_and_the_other_way_round() {
 #[tokio::test]
 async fn an_anonymous_client_takes_its_server_and_no_other() {
     let world = World::new();
-    let (caller, stranger) = (nobody(&world).0, Authority::new("example.org"));
+    let (caller, stranger) = (nobody(&world), Authority::new("example.org"));
     for (what, server, code) in [
         ("the right one", world.identity("/db"), None),
         ("another", world.identity("/dbx"), Some("peer-not-expected")),
@@ -158,7 +155,7 @@ async fn an_anonymous_connection_ends_when_a_side_loses_what_it_was_made_with() 
 async fn t_04_anonymous_clients_resume_nothing() {
     let world = World::new();
     let acceptor = open_acceptor(&world.identity("/db"), "spiffe://example.org/web");
-    let mut eager = anonymous_client_config(&nobody(&world).0, set("spiffe://example.org/db")).unwrap();
+    let mut eager = anonymous_client_config(&nobody(&world), set("spiffe://example.org/db")).unwrap();
     assert!(!eager.enable_early_data);
     eager.resumption = Resumption::in_memory_sessions(16);
     eager.enable_early_data = true;
