@@ -5,6 +5,7 @@
 
 mod accept_epoch;
 mod call;
+mod callers;
 mod completions;
 mod doctor;
 mod fetch;
@@ -77,6 +78,8 @@ enum Command {
     Whoami(whoami::Arguments),
     /// Call a service as the calling user's registered service, with curl's manners.
     Call(Box<call::Arguments>),
+    /// Show who calls a service on this machine, and who still uses an old credential.
+    Callers(callers::Arguments),
     /// Fetch an X.509-SVID, a JWT-SVID or the trust bundles, as a workload would.
     Fetch(fetch::Arguments),
     /// Show what a certificate chain, token, bundle or live server is and proves; with bundles, the verifier's verdict.
@@ -111,6 +114,7 @@ fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Whoami(arguments) => whoami::run(&arguments),
         Command::Call(arguments) => call::run(&arguments),
+        Command::Callers(arguments) => callers::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),

@@ -204,6 +204,12 @@ fn what_is_refused_before_anybody_is_asked() {
         (vec![url, "--key-file", nowhere.to_str().unwrap()], 1, "cannot read"),
         (vec![url, "-d", "@/nothing/there"], 1, "cannot read"),
         (vec![url, "--jwt", "a", "--key-file", "b"], 2, "cannot be used with"),
+        (vec![url, "--bundle", "a"], 2, "--expect"),
+        (
+            vec!["https://127.0.0.1:9/", "--expect", "spiffe://example.org/a", "--bundle", wrong.to_str().unwrap()],
+            2,
+            "--bundle=",
+        ),
         (vec![url, "--jwt", "a", "--socket", nowhere.to_str().unwrap()], 4, "is the agent running"),
         (
             vec![

@@ -19,7 +19,7 @@ use bonafide_verifier::{
         workload_api::{Endpoint, WorkloadApi},
     },
     key_records::{CallerKey, KeyFileError, read_key_file},
-    spiffe::SpiffeId,
+    spiffe::{BundleSet, SpiffeId},
     tls::{ConnectError, Connector, ConnectorOptions, PeerSet},
 };
 use bytes::Bytes;
@@ -40,6 +40,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Failure,
+    inspect::read_bundle,
     output::printable,
     socket::{SocketArguments, refused, runtime},
 };
@@ -53,15 +54,24 @@ Examples:
   bonafide-agent call http://127.0.0.1:8080/v1/config/a --jwt spiffe://example.org/config
   bonafide-agent call http://127.0.0.1:8080/v1/config/a --key-file export.key -d @body.json -H 'content-type: application/json'
 
+Without a certificate, from a machine without an agent:
+  bonafide-agent call https://config.internal:8443/v1/config/a --expect spiffe://example.org/config \
+    --bundle bundle.pem --key-file export.key
+
 With -f: exit code 3 when the service answers 401 or 403, 4 for 429 and 503, 1 for any other answer from 400 on.")]
 pub(super) struct Arguments {
     /// https:// to a service that `--expect` names; http:// to this machine alone (127.0.0.0/8, [::1], localhost).
     #[arg(value_name = "URL")]
     url: String,
 
-    /// The SPIFFE ID that must answer; the connection is made with the SVID of the calling user's service.
+    /// The SPIFFE ID that must answer; the connection is made with the SVID of the calling user's service, unless there is --bundle.
     #[arg(long, value_name = "SPIFFE-ID")]
     expect: Option<String>,
+
+    /// Verify who answers with this trust bundle (PEM or SPIFFE JSON) and show no certificate. For a caller without one, or one that
+    /// proves itself by --jwt or --key-file alone; the service must admit that.
+    #[arg(long, value_name = "FILE", requires = "expect")]
+    bundle: Option<PathBuf>,
 
     /// Send a JWT-SVID for this audience.
     #[arg(long, value_name = "AUDIENCE", conflicts_with = "key_file")]
@@ -245,11 +255,14 @@ impl Arguments {
     async fn send(&self, target: &Target, request: Request<Full<Bytes>>) -> Result<(), Failure> {
         match &target.expect {
             Some(expect) => {
-                let identity = self.identity().await?;
                 let mut options = ConnectorOptions::default();
                 options.alpn = vec![b"http/1.1".to_vec()];
-                let connector = Connector::new(&identity, PeerSet::id(expect.clone()), options)
-                    .map_err(|error| Failure::Failed(error.to_string()))?;
+                let expected = PeerSet::id(expect.clone());
+                let connector = match self.bundles(expect)? {
+                    Some(bundles) => Connector::anonymous(&bundles, expected, options),
+                    None => Connector::new(&self.identity().await?, expected, options),
+                };
+                let connector = connector.map_err(|error| Failure::Failed(error.to_string()))?;
                 let stream = connector.connect(&target.authority).await.map_err(no_connection)?;
                 self.over(stream, request).await
             }
@@ -260,6 +273,15 @@ impl Arguments {
                 self.over(stream, request).await
             }
         }
+    }
+
+    /// The bundle of the trust domain that must answer, in place of an agent's.
+    fn bundles(&self, expect: &SpiffeId) -> Result<Option<Identity>, Failure> {
+        let Some(path) = &self.bundle else { return Ok(None) };
+        let bundle = read_bundle(expect.trust_domain(), path)
+            .map_err(|why| Failure::Usage(format!("--bundle=`{}`: {why}", printable(&path.display().to_string()))))?;
+        let bundles = BundleSet::empty().with(Arc::new(bundle));
+        Ok(Some(Identity::bundles_only(bundles, Arc::new(SystemClock))))
     }
 
     /// The SVID and the trust bundles of the calling user's service.

@@ -234,7 +234,7 @@ pub(super) fn read_bundle(trust_domain: &TrustDomain, path: &Path) -> Result<Tru
     parsed.map_err(|error| error.to_string())
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(seconds) = text.parse::<i64>() {
         return Ok(Timestamp::from_unix_seconds(seconds));
     }
