@@ -20,6 +20,10 @@ pub struct Programs {
     pub photo: PathBuf,
     /// The example that calls it.
     pub web: PathBuf,
+    /// The example that moves from API keys to mutual TLS.
+    pub limits: PathBuf,
+    /// The example that calls that one.
+    pub job: PathBuf,
 }
 
 /// Why there are no programs.
@@ -48,7 +52,7 @@ pub fn build() -> Result<Programs, BuildError> {
 }
 
 fn cargo_build(inside: &Path) -> Result<Programs, BuildError> {
-    let names = ["bonafide-ca", "bonafide-agent", "photo", "web"];
+    let names = ["bonafide-ca", "bonafide-agent", "photo", "web", "limits", "job"];
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(inside.parent().unwrap_or(inside)).args([
         "build",
@@ -72,7 +76,14 @@ fn cargo_build(inside: &Path) -> Result<Programs, BuildError> {
     }
     let mut built = executables(&String::from_utf8_lossy(&output.stdout));
     let mut take = |name: &str| built.remove(name).ok_or_else(|| BuildError::Missing(name.to_owned()));
-    Ok(Programs { ca: take("bonafide-ca")?, agent: take("bonafide-agent")?, photo: take("photo")?, web: take("web")? })
+    Ok(Programs {
+        ca: take("bonafide-ca")?,
+        agent: take("bonafide-agent")?,
+        photo: take("photo")?,
+        web: take("web")?,
+        limits: take("limits")?,
+        job: take("job")?,
+    })
 }
 
 /// Target name -> path, from cargo's messages.

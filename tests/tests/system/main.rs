@@ -6,6 +6,7 @@ mod exhaustion;
 mod faults;
 mod foreign;
 mod main_job;
+mod migrate;
 mod outages;
 mod power;
 mod programs;

@@ -1,47 +1,72 @@
-//! Every `sh` block of the README but `tests/run` itself, from its text, in order, in one shell.
+//! Every `sh` block of the README and of the guides, from their text, in order, each document in one shell.
 
-use std::{fs, io::Write, process::Command, time::Duration};
+use std::fs;
 
-use bonafide_examples::process::Process;
-use bonafide_tests::{readme, repository};
+use bonafide_tests::{
+    readme::{self, Block},
+    repository,
+};
 
-/// Long enough to compile everything in release, when nobody has yet.
-const COMPILING: Duration = Duration::from_secs(1800);
+fn shell_blocks(document: &str) -> Vec<Block> {
+    let text = fs::read_to_string(repository::root().join(document)).unwrap();
+    readme::blocks(&text).into_iter().filter(|block| block.language == "sh").collect()
+}
 
 #[test]
 fn what_the_readme_tells_to_type_works() {
-    let root = repository::root();
-    let text = fs::read_to_string(root.join("README.md")).unwrap();
-    let blocks = readme::blocks(&text);
-    let blocks: Vec<_> =
-        blocks.iter().filter(|block| block.language == "sh" && block.text.trim() != "tests/run").collect();
+    let blocks = shell_blocks("README.md");
+    // All but this run itself, and what the guide to migration begins with, too.
+    let apart = ["tests/run", "cargo run --release --bin migrate"];
+    let blocks: Vec<_> = blocks.iter().filter(|block| !apart.contains(&block.text.trim())).collect();
     assert!(blocks.len() >= 5, "the README has its blocks");
+    readme::type_in("README", &repository::root(), blocks);
+}
 
-    // Each block is read whole and run in the one shell, which ends at the first command that fails.
-    let mut bash = Command::new("bash");
-    bash.args(["-euo", "pipefail", "-c"]);
-    bash.arg(r#"while IFS= read -r -d "" block; do eval "$block" </dev/null; echo "== block done"; done; echo "== all done""#);
-    bash.current_dir(root).env_remove("SPIFFE_ENDPOINT_SOCKET");
-    let (mut shell, mut input) = Process::start_with_input("README", &mut bash).unwrap();
-    let (mut done, mut ready) = (0, 0);
-    for block in &blocks {
-        input.write_all(block.text.as_bytes()).unwrap();
-        input.write_all(&[0]).unwrap();
-        input.flush().unwrap();
-        done += 1;
-        ready += usize::from(block.text.contains(" run ") && block.text.trim_end().ends_with('&'));
-        // As a reader would: on to the next block when this one is through, and what it started says `ready`.
-        let (mut found_done, mut found_ready) = (0, 0);
-        let waited = shell.wait_for("come to the block's end", COMPILING, |line| {
-            found_done += usize::from(line == "== block done");
-            found_ready += usize::from(
-                line.starts_with("ready ") && line.contains("trust-domain=") || line.starts_with("ready socket="),
-            );
-            (found_done >= done && found_ready >= ready).then_some(())
-        });
-        waited.unwrap_or_else(|error| panic!("{}\n{error}", block.text));
+/// From API keys to mutual TLS by hand, with what each call is answered.
+#[test]
+fn what_the_guide_to_migration_tells_to_type_works() {
+    let blocks = shell_blocks("examples/MIGRATE.md");
+    assert!(blocks.len() >= 10, "the guide has its blocks");
+    let printed = readme::type_in("MIGRATE", &repository::root(), &blocks);
+    // After the walk-through, which has judged itself.
+    let by_hand = printed.iter().skip_while(|line| *line != "Summary");
+    let mut answers: Vec<_> = by_hand.filter_map(|line| answer(line)).collect();
+    answers.dedup();
+    // What is asked again until a file has been read may have been answered once more by what was there before.
+    answers.retain(|answer| answer != "401 Unauthorized");
+    if let Some(nobody) = answers.iter().position(|answer| answer.starts_with("nobody"))
+        && answers.get(nobody + 1).is_some_and(|answer| answer == "api-key")
+    {
+        answers.remove(nobody + 1);
     }
-    drop(input);
-    let status = shell.ended(Duration::from_secs(60)).unwrap();
-    assert!(status.success(), "{status}: {:#?}", shell.printed());
+    assert_eq!(
+        answers,
+        [
+            "api-key",
+            "shared-secret",
+            "jwt-svid",
+            "x509",
+            "somebody is left",
+            "x509",
+            "nobody uses an API key or a shared secret",
+            "403 Forbidden",
+            "a signed token is not enough",
+            "403 Forbidden",
+            "a JWT-SVID is not enough",
+            "x509",
+            "no certificate",
+        ],
+        "{printed:#?}"
+    );
+}
+
+/// By which proof a call was answered, or with what else; none for lines that say neither.
+fn answer(line: &str) -> Option<String> {
+    const BEGINNINGS: [&str; 8] =
+        ["200 OK {", "401 ", "403 ", "a signed", "a JWT-SVID is", "somebody is", "nobody uses", "no certificate"];
+    BEGINNINGS.iter().find(|beginning| line.starts_with(**beginning))?;
+    Some(match line.split_once(r#""proof":""#) {
+        Some((_, proof)) => proof.split('"').next().unwrap_or_default().to_owned(),
+        None => line.split([',', '{']).next().unwrap_or_default().trim().to_owned(),
+    })
 }
