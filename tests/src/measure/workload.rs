@@ -37,6 +37,9 @@ pub struct Svid {
     /// The bundle, DER.
     #[prost(bytes = "vec", tag = "4")]
     pub bundle: Vec<u8>,
+    /// The operator's word for it.
+    #[prost(string, tag = "5")]
+    pub hint: String,
 }
 
 /// Opens a stream of SVIDs on a new connection.
