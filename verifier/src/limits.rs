@@ -283,11 +283,15 @@ mod tests {
     fn t_29_no_number_of_users_makes_a_services_limit_forgotten() {
         let limits = Limits::new(Quotas::in_memory(), clock());
         let service = CallerId::Service(SpiffeId::parse("spiffe://example.org/a").unwrap());
+        let users = |issuer: &str| {
+            for index in 0..Limits::MOST * 2 {
+                let user = CallerId::User(UserId::parse(&format!("{issuer}:{index}")).unwrap());
+                limits.take(&of(&user, None), limit(1, LimitPer::Hour, 1)).unwrap();
+            }
+        };
+        users("first");
         limits.take(&of(&service, None), limit(1, LimitPer::Hour, 1)).unwrap();
-        for index in 0..Limits::MOST * 2 {
-            let user = CallerId::User(UserId::parse(&format!("corp:{index}")).unwrap());
-            limits.take(&of(&user, None), limit(1, LimitPer::Hour, 1)).unwrap();
-        }
+        users("then");
         assert!(limits.take(&of(&service, None), limit(1, LimitPer::Hour, 1)).is_err());
         // Nor is one of them the other: each has a bucket of its own.
         let john = |id: &str| CallerId::User(UserId::parse(id).unwrap());

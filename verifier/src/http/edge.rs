@@ -18,6 +18,17 @@
 //! | the service may not have it, or no word of its scope is the user's | 403 | 7 | `exchange-refused`, `exchange-scope` |
 //! | the token service does not answer in time, or cannot | 503 | 14 | `exchange-unavailable` |
 //! | what it answers is no good | 503 | 14 | `exchange-answer` |
+//!
+//! ```no_run
+//! # use bonafide_verifier::{authorization::Authorization, http::{Routes, edge::{AtEdge, Edge, EdgeError, Exchanger}, Protected}, policy::Method};
+//! # fn of(authorization: Authorization, agent: impl Exchanger) -> Result<AtEdge<Protected>, EdgeError> {
+//! async fn photo() -> &'static str {
+//!     "seen"
+//! }
+//! let service = Routes::new(authorization).route(Method::Get, "/photos/{id}", photo).into_service();
+//! service.at_edge(Edge::new().exchange(agent, "photo.read photo.write"))
+//! # }
+//! ```
 
 pub mod strip;
 #[cfg(test)]

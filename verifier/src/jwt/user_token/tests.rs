@@ -29,6 +29,16 @@ struct Provider {
 }
 
 fn issuer(name: &str, url: &str, keys: &[(&str, &Key)], roles_claim: Option<&str>) -> UserIssuer {
+    issuer_of(&[Algorithm::Es256, Algorithm::Rs256], name, url, keys, roles_claim)
+}
+
+fn issuer_of(
+    algorithms: &[Algorithm],
+    name: &str,
+    url: &str,
+    keys: &[(&str, &Key)],
+    roles_claim: Option<&str>,
+) -> UserIssuer {
     let jwk = |(key_id, key): &(&str, &Key)| {
         let mut jwk = PublicKey::from_spki(&key.spki()).unwrap().to_jwk();
         jwk.insert("kid".into(), (*key_id).into());
@@ -39,7 +49,7 @@ fn issuer(name: &str, url: &str, keys: &[(&str, &Key)], roles_claim: Option<&str
         name: IssuerName::parse(name).unwrap(),
         url: url.into(),
         audiences: vec![AUDIENCE.into(), "photo-cli".into()],
-        algorithms: vec![Algorithm::Es256, Algorithm::Rs256],
+        algorithms: algorithms.to_vec(),
         roles_claim: roles_claim.map(Into::into),
     };
     UserIssuer::new(settings, &IssuerKeys::parse_jwks(keys.as_bytes()).unwrap()).unwrap()
@@ -361,10 +371,16 @@ fn signatures_and_whose_key_it_is() {
     let input = SigningInput::new(Algorithm::Rs256, "rsa", claims().as_object().unwrap());
     let signature = sign(&provider.rsa, Algorithm::Rs256, input.as_bytes());
     assert_eq!(said(verify(&input.with_signature(&signature), &provider.issuers, NOW)), "id-token ?");
-    // One key, one algorithm: PS256 is none of the issuer's, and would be none of this key's.
+    // One key, one algorithm: PS256 is none of the issuer's; nor, where it is one, this key's.
     let input = SigningInput::new(Algorithm::Ps256, "rsa", claims().as_object().unwrap());
     let signature = sign(&provider.rsa, Algorithm::Ps256, input.as_bytes());
-    assert_eq!(said(verify(&input.with_signature(&signature), &provider.issuers, NOW)), "user-token-algorithm");
+    let token = input.with_signature(&signature);
+    let found = verify(&token, &provider.issuers, NOW);
+    assert!(matches!(found, Err(UserTokenError::AlgorithmNotOfIssuer { .. })), "{found:?}");
+    let both = issuer_of(&[Algorithm::Rs256, Algorithm::Ps256], "corp", URL, &[("rsa", &provider.rsa)], None);
+    let found = verify(&token, &UserIssuers::new(vec![both]).unwrap(), NOW);
+    assert!(matches!(found, Err(UserTokenError::AlgorithmNotOfKey { .. })), "{found:?}");
+    let token = provider.token(HEADER, &claims().to_string());
     assert_eq!(said(verify(&token, &UserIssuers::default(), NOW)), "user-token-issuer");
     let long = format!("{token}{}", "A".repeat(8193 - token.len()));
     assert_eq!(said(verify(&long, &provider.issuers, NOW)), "user-token-malformed");
