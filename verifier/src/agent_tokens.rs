@@ -16,6 +16,8 @@
 //! # Ok(()) }
 //! ```
 
+#[cfg(feature = "tower")]
+mod edge;
 mod exchange;
 mod find;
 mod follow;

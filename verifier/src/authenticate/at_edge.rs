@@ -31,6 +31,12 @@ impl Authenticators {
         Ok(())
     }
 
+    /// Whether access tokens of the own token service are taken.
+    #[cfg(all(feature = "workload-api", feature = "tower"))]
+    pub(crate) fn takes_access_tokens(&self) -> bool {
+        self.0.token_issuer.is_some()
+    }
+
     /// Whether a connection is from inside: of a service of the own trust domain that is no proxy, which passes on what strangers say.
     #[cfg(all(feature = "tower", feature = "tokio"))]
     pub(crate) fn is_inside(&self, peer: &VerifiedPeer) -> bool {

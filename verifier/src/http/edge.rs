@@ -52,10 +52,11 @@ use zeroize::Zeroizing;
 use self::strip::Strip;
 use super::{AuthorizationLayer, Shared, request};
 use crate::{
-    authenticate::{ProofKindOfToken, SessionUser, bearer_token},
+    authenticate::{Found, HeaderView, ProofKindOfToken, SessionUser, bearer_token},
     authorization::{Exchanged, Refusal},
-    jwt::user_token::UserTokenKind,
+    jwt::{txn_token::HEADER, user_token::UserTokenKind},
     on_behalf_of::OnBehalfOf,
+    spiffe::SpiffeId,
     tls::Peer,
     user::PresentedUser,
 };
@@ -82,6 +83,8 @@ pub struct Wanted {
     pub details: Map<String, Value>,
     /// Where the request came from: `rctx`.
     pub context: Map<String, Value>,
+    /// The service that asks, where the authorization knows its own name.
+    pub service: Option<SpiffeId>,
 }
 
 impl fmt::Debug for Wanted {
@@ -297,7 +300,8 @@ impl EdgeLayer {
             (_, ProofKindOfToken::Id) => UserTokenKind::IdToken,
         };
         let subject_token = Zeroizing::new(token.to_owned());
-        let wanted = Wanted { subject_token, kind, scope, details: Map::new(), context: Map::new() };
+        let service = self.shared.authorization.service().cloned();
+        let wanted = Wanted { subject_token, kind, scope, details: Map::new(), context: Map::new(), service };
         Some((user, wanted))
     }
 
@@ -310,8 +314,16 @@ impl EdgeLayer {
             return Exchanged::Failed(Refusal::Unavailable, "exchange-unavailable");
         };
         let waits = self.edge.waits.unwrap_or(Edge::WAITS);
+        let asking = async {
+            let token = exchanger.exchange(&wanted).await?;
+            // Signed by an agent's key that this process may not have been told of yet.
+            if let Some(looking) = tokens.look_up(&TxnTokenHeader(&token)) {
+                looking.await;
+            }
+            Ok(token)
+        };
         let answer = tokio::select! {
-            answer = exchanger.exchange(&wanted) => answer,
+            answer = asking => answer,
             () = authorization.clock().sleep_for(waits) => {
                 Err(NotExchanged::Unavailable { reason: format!("no answer within {waits:?}") })
             }
@@ -352,6 +364,15 @@ impl EdgeLayer {
         } else {
             None
         }
+    }
+}
+
+/// A token as a request would carry it.
+struct TxnTokenHeader<'t>(&'t str);
+
+impl HeaderView for TxnTokenHeader<'_> {
+    fn find(&self, name: &str) -> Found<'_> {
+        if name == HEADER { Found::Once(self.0.as_bytes()) } else { Found::Absent }
     }
 }
 

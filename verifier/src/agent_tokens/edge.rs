@@ -1,0 +1,111 @@
+//! What an edge needs of the agent: the exchange of users' tokens, and the issuers of users with the keys of the day.
+
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+};
+
+use zeroize::Zeroizing;
+
+use super::{AgentTokens, ExchangeRefused, Shared, SubjectTokenType, WantedToken};
+use crate::{
+    authenticate::{Authenticators, AuthenticatorsError},
+    http::edge::{Exchanger, Exchanging, NotExchanged, Wanted},
+    jwt::user_token::UserTokenKind,
+    user::IssuerName,
+};
+
+impl Exchanger for AgentTokens {
+    fn exchange<'e>(&'e self, wanted: &'e Wanted) -> Exchanging<'e> {
+        Box::pin(async move {
+            let kind = match wanted.kind {
+                UserTokenKind::IdToken => SubjectTokenType::IdToken,
+                UserTokenKind::AccessToken => SubjectTokenType::AccessToken,
+            };
+            let asked = WantedToken {
+                scope: wanted.scope.clone(),
+                details: wanted.details.clone(),
+                context: wanted.context.clone(),
+                spiffe_id: wanted.service.clone(),
+            };
+            match AgentTokens::exchange(self, &wanted.subject_token, kind, &asked).await {
+                Ok(token) => Ok(Zeroizing::new(token.expose_token().to_owned())),
+                Err(refused) => Err(not_exchanged(&refused)),
+            }
+        })
+    }
+}
+
+/// Whose fault it is, by the agent's stable words.
+fn not_exchanged(refused: &ExchangeRefused) -> NotExchanged {
+    let reason = refused.to_string();
+    match refused {
+        ExchangeRefused::Refused { code, .. }
+            if code.starts_with("user-token-") || code.starts_with("subject-token-") =>
+        {
+            NotExchanged::Subject { reason }
+        }
+        ExchangeRefused::Refused { .. } => NotExchanged::Refused { reason },
+        ExchangeRefused::Unavailable { .. } | ExchangeRefused::NoAnswer { .. } | ExchangeRefused::NoSvid => {
+            NotExchanged::Unavailable { reason }
+        }
+    }
+}
+
+impl AgentTokens {
+    /// Gives these issuers of users, with their keys as they are now, to the authenticators of an edge, and again whenever the agent tells of a change: for
+    /// as long as the future is polled, or until the last clone of this is gone. Where the authenticators take access tokens, so with the token service's keys.
+    ///
+    /// The issuers are named, since a role in `users` counts whichever issuer says that somebody has it: a server takes the word of those alone whom it was
+    /// meant for. One that the trust domain does not know, or no longer, has no users here.
+    pub fn supply(
+        &self,
+        authenticators: Authenticators,
+        issuers: Vec<IssuerName>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (shared, mut changes) = (Arc::downgrade(&self.shared), self.changes());
+        async move {
+            loop {
+                changes.borrow_and_update();
+                let Some(given) = give(&shared, &authenticators, &issuers) else { return };
+                if let Err(error) = given {
+                    tracing::error!(%error, "keys that the agent told of cannot be used; the earlier ones stay");
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn give(
+    shared: &Weak<Shared>,
+    authenticators: &Authenticators,
+    issuers: &[IssuerName],
+) -> Option<Result<(), AuthenticatorsError>> {
+    let shared = shared.upgrade()?;
+    let of_users = authenticators.replace_user_issuers(shared.users.load().only(issuers));
+    if !authenticators.takes_access_tokens() {
+        return Some(of_users);
+    }
+    Some(of_users.and(authenticators.replace_access_token_keys(shared.service_keys.load().to_vec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_a_refusal_is() {
+        let refused = |code: &str| ExchangeRefused::Refused { code: code.into(), message: "m".into() };
+        for code in ["user-token-expired", "subject-token-expired", "user-token-signature"] {
+            assert!(matches!(not_exchanged(&refused(code)), NotExchanged::Subject { .. }), "{code}");
+        }
+        for code in ["scope-wider", "issuer-not-allowed", "not-an-edge", "no-identity"] {
+            assert!(matches!(not_exchanged(&refused(code)), NotExchanged::Refused { .. }), "{code}");
+        }
+        let away = ExchangeRefused::Unavailable { code: "no-delegation".into(), message: "m".into() };
+        assert!(matches!(not_exchanged(&away), NotExchanged::Unavailable { .. }));
+    }
+}
