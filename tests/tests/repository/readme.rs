@@ -1,20 +1,22 @@
-//! The code that the README shows is code that compiles.
+//! The code that the README and the guides show is code that compiles.
 
 use std::fs;
 
 use bonafide_tests::{readme, repository};
 
 #[test]
-fn rust_code_in_the_readme_stands_in_the_examples() {
+fn rust_code_in_documents_stands_in_the_examples() {
     let root = repository::root();
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let blocks = readme::blocks(&readme);
-    let rust: Vec<_> = blocks.iter().filter(|block| block.language == "rust").collect();
-    assert!(rust.len() >= 2, "the README shows a server and a client");
-    for block in rust {
-        let source = block.source.as_ref().expect("`<!-- from FILE -->` stands before each block of Rust");
-        let code = fs::read_to_string(root.join(source)).unwrap();
-        assert!(code.contains(&block.text), "not as in {source}:\n{}", block.text);
+    for (document, least) in [("README.md", 2), ("examples/MIGRATE.md", 2)] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        let blocks = readme::blocks(&text);
+        let rust: Vec<_> = blocks.iter().filter(|block| block.language == "rust").collect();
+        assert!(rust.len() >= least, "{document} shows how it is done");
+        for block in rust {
+            let source = block.source.as_ref().expect("`<!-- from FILE -->` stands before each block of Rust");
+            let code = fs::read_to_string(root.join(source)).unwrap();
+            assert!(code.contains(&block.text), "{document}: not as in {source}:\n{}", block.text);
+        }
     }
 }
 

@@ -163,3 +163,47 @@ async fn t_27_raw_requests_that_a_library_would_tidy() {
     }
     served.stop().await;
 }
+
+/// Who comes without a certificate is a stranger until a request of theirs is allowed: then its connection is like any other.
+#[tokio::test]
+async fn f_13_a_key_over_tls_without_a_certificate_gives_the_connection_a_place() {
+    let rig = Rig::new(RULES);
+    let authority = Authority::new("example.org");
+    let clock: Arc<dyn Clock> = rig.clock.clone();
+    let bundles = Authority::bundles(&[&authority]);
+    let identity = Identity::fixed(authority.svid("/config", 3600), bundles.clone(), Arc::clone(&clock));
+    let acceptor = AcceptorOptions { dangerously_admit_anonymous: true, ..AcceptorOptions::default() };
+    let callers = PeerSet::parse(["spiffe://example.org/**"]).unwrap();
+    let acceptor = Acceptor::new(&identity, callers, acceptor).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop) = (listener.local_addr().unwrap().to_string(), CancellationToken::new());
+    let options = ServeOptions::default();
+    let counters = Arc::clone(&options.counters);
+    let served = tokio::spawn(serve(TlsIncoming::new(listener, &acceptor), rig.service(), options, stop.clone()));
+
+    let expected = PeerSet::parse(["spiffe://example.org/config"]).unwrap();
+    let nobody = Identity::bundles_only(bundles, clock);
+    let mut stream =
+        Connector::anonymous(&nobody, expected, ConnectorOptions::default()).unwrap().connect(&address).await.unwrap();
+    let key = |caller: &str| format!("Authorization: {}\r\n", rig.key(caller));
+    for (credential, status, open) in
+        [(String::new(), "401", 0), (key("/photo"), "403", 0), (key("/export"), "200", 1), (String::new(), "401", 1)]
+    {
+        let request = format!("GET /v1/config/a HTTP/1.1\r\nHost: config\r\n{credential}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut buffer = [0; 4096];
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer)).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
+        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+            while counters.open() != open {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert!(waited.await.is_ok(), "after {status}: {} known connections", counters.open());
+    }
+    drop(stream);
+    stop.cancel();
+    served.await.unwrap();
+}
