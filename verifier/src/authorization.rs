@@ -3,6 +3,8 @@
 //! [`Authorization::authorize`] is a plain function over what a request carries and wants. The layer for hyper, axum and tonic
 //! ([`crate::http`]) calls it; everything else, a raw TCP server for one, calls it itself.
 
+#[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
+mod exchange;
 #[cfg(feature = "tokio")]
 mod reload;
 
@@ -32,8 +34,6 @@ use crate::{
 pub use self::reload::{PolicyFiles, ReloadState};
 #[cfg(feature = "jwt")]
 use crate::txn_tokens::TxnTokens;
-#[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
-use crate::user::PresentedUser;
 
 /// Who callers are, what they may do, and what is written down of it. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -291,33 +291,6 @@ impl Authorization {
         record.caller = Some(&granted.caller);
         record.transaction = granted.on_behalf_of.as_ref().map(OnBehalfOf::txn);
         record
-    }
-
-    /// The user whom the edge layer is to exchange for a transaction token with this scope, before the request is decided: the one whom its own credential
-    /// names, if the request will then be allowed, as far as can be told. Records nothing.
-    #[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
-    pub(crate) fn to_be_exchanged(
-        &self,
-        attempt: &Attempt<'_>,
-        scope: impl Fn(&PresentedUser) -> String,
-    ) -> Option<(PresentedUser, String)> {
-        let caller = self.0.authenticators.foresee(&attempt.presented)?;
-        let presented = caller.presented_user()?;
-        if self.on_behalf_of(&attempt.presented, &caller).is_err() {
-            return None;
-        }
-        let active = self.0.policy.load_full()?;
-        let scope = scope(presented);
-        let user = Some(User { sub: presented.id().as_str(), scope: Some(&scope) });
-        let (operation, at) = (attempt.operation, attempt.presented.at);
-        let decision = active.policy.decide(&Access { caller: &caller, user, operation, facts: None, at });
-        (!matches!(decision.effect, Effect::Deny(_))).then(|| (presented.clone(), scope))
-    }
-
-    /// What transaction tokens are verified by, and the service that asks for them.
-    #[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
-    pub(crate) fn txn_tokens(&self) -> Option<&TxnTokens> {
-        self.0.users.as_ref()
     }
 
     /// The service's own SPIFFE ID, if it was given.

@@ -16,6 +16,7 @@
 //! | the user's token is refused here | 401 | 16 | `user-token-…` |
 //! | the user's token is refused by the token service | 401 | 16 | `exchange-subject` |
 //! | the service may not have it, or no word of its scope is the user's | 403 | 7 | `exchange-refused`, `exchange-scope` |
+//! | more exchanges for one user than [`Edge::per_user`] says | 429 | 8 | `exchange-limit` |
 //! | the token service does not answer in time, or cannot | 503 | 14 | `exchange-unavailable` |
 //! | what it answers is no good | 503 | 14 | `exchange-answer` |
 //!
@@ -38,6 +39,7 @@ mod tests;
 use std::{
     fmt,
     future::Future,
+    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -56,6 +58,7 @@ use crate::{
     authorization::{Exchanged, Refusal},
     jwt::{txn_token::HEADER, user_token::UserTokenKind},
     on_behalf_of::OnBehalfOf,
+    policy::{Limit, LimitBy, LimitPer},
     spiffe::SpiffeId,
     tls::Peer,
     user::PresentedUser,
@@ -127,8 +130,14 @@ impl NotExchanged {
 }
 
 /// Every reason that a failed exchange leaves in a record.
-pub const EXCHANGE_REASONS: &[&str] =
-    &["exchange-subject", "exchange-refused", "exchange-scope", "exchange-unavailable", "exchange-answer"];
+pub const EXCHANGE_REASONS: &[&str] = &[
+    "exchange-subject",
+    "exchange-refused",
+    "exchange-scope",
+    "exchange-limit",
+    "exchange-unavailable",
+    "exchange-answer",
+];
 
 /// What an edge does.
 #[derive(Clone, Default)]
@@ -139,6 +148,7 @@ pub struct Edge {
     scope_of: Option<Arc<ScopeOf>>,
     strip: Strip,
     waits: Option<Duration>,
+    per_user: Option<(NonZeroU32, NonZeroU32)>,
 }
 
 /// The scope for a request, where it is another one than the edge's.
@@ -170,6 +180,11 @@ pub enum EdgeError {
 impl Edge {
     /// How long an exchange may take.
     pub const WAITS: Duration = Duration::from_secs(5);
+    /// How many exchanges a second for one user, and how many at once.
+    pub const PER_USER: (NonZeroU32, NonZeroU32) = match (NonZeroU32::new(100), NonZeroU32::new(200)) {
+        (Some(per_second), Some(burst)) => (per_second, burst),
+        _ => (NonZeroU32::MIN, NonZeroU32::MIN),
+    };
 
     /// Takes off what only the inside may say, and exchanges nothing.
     pub fn new() -> Self {
@@ -200,6 +215,18 @@ impl Edge {
     pub fn waits(mut self, waits: Duration) -> Self {
         self.waits = Some(waits);
         self
+    }
+
+    /// How many exchanges a second for one user, and how many at once, so that nobody makes the token service mint without end. Rules limit requests
+    /// only once they are decided. Default: [`Edge::PER_USER`].
+    pub fn per_user(mut self, per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+        self.per_user = Some((per_second, burst));
+        self
+    }
+
+    fn limit(&self) -> Limit {
+        let (count, burst) = self.per_user.unwrap_or(Self::PER_USER);
+        Limit { count, per: LimitPer::Second, burst, by: LimitBy::Caller }
     }
 
     fn check(&self, shared: &Shared) -> Result<(), EdgeError> {
@@ -309,6 +336,9 @@ impl EdgeLayer {
         let authorization = &self.shared.authorization;
         if wanted.scope.is_empty() {
             return Exchanged::Failed(Refusal::Denied, "exchange-scope");
+        }
+        if let Err(retry_after) = authorization.count_exchange(&user, self.edge.limit()) {
+            return Exchanged::Failed(Refusal::Limited { retry_after }, "exchange-limit");
         }
         let (Some(exchanger), Some(tokens)) = (&self.edge.exchanger, authorization.txn_tokens()) else {
             return Exchanged::Failed(Refusal::Unavailable, "exchange-unavailable");

@@ -380,6 +380,28 @@ fn outcome(status: u16) -> &'static str {
     }
 }
 
+/// T-29: what is minted for one user is bounded, also where no rule says so; for another it is not used up.
+#[tokio::test]
+async fn t_29_exchanges_of_one_user_are_bounded() {
+    let mut rig = Rig::new();
+    let two = NonZeroU32::new(2).unwrap();
+    let edge = Edge::new().exchange(Shown(Arc::clone(&rig.service)), "photo.read").per_user(NonZeroU32::MIN, two);
+    rig.edge = routes(&rig.authorization).at_edge(edge).unwrap();
+    let charlie = rig.token(&json!({}));
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(rig.send(rig.request("GET /look", Some(&charlie))).await.0);
+    }
+    assert_eq!((statuses, rig.asked()), (vec![200, 200, 429, 429], 2));
+    assert_eq!(rig.lines.last(), "limited corp:charlie for corp:charlie: exchange-limit");
+    *rig.service.answer.lock().unwrap() = Answer::With(json!({ "sub": "corp:dora" }));
+    let dora = rig.token(&json!({ "sub": "dora" }));
+    assert_eq!(rig.send(rig.request("GET /look", Some(&dora))).await.0, 200);
+    rig.clock.advance(Duration::from_secs(1));
+    *rig.service.answer.lock().unwrap() = Answer::With(json!({}));
+    assert_eq!(rig.send(rig.request("GET /look", Some(&charlie))).await.0, 200);
+}
+
 #[tokio::test]
 async fn a_token_replaced_by_one_with_a_wider_scope_is_refused() {
     let rig = Rig::new();
