@@ -5,6 +5,7 @@
 
 mod answers;
 mod incoming;
+mod issuers;
 mod refuse;
 mod rollout;
 
@@ -14,7 +15,11 @@ use std::time::Duration;
 
 use bonafide_ca_api::generated::admin::admin_api_server::{AdminApi as Contract, AdminApiServer};
 use bonafide_ca_api::generated::admin::{
-    AddServiceRequest, HealthPart, InviteNodeRequest, InviteNodeResponse, ListAuthoritiesRequest,
+    self, ListIssuersRequest, ListIssuersResponse, RefreshIssuerRequest, RemoveIssuerRequest, RemoveIssuerResponse,
+    ShowIssuerRequest,
+};
+use bonafide_ca_api::generated::admin::{
+    AddIssuerRequest, AddServiceRequest, HealthPart, InviteNodeRequest, InviteNodeResponse, ListAuthoritiesRequest,
     ListAuthoritiesResponse, ListNodesRequest, ListNodesResponse, ListServicesRequest, ListServicesResponse, Node,
     RemoveNodeRequest, RemoveNodeResponse, RemoveServiceRequest, RemoveServiceResponse, Service, ShowBundleRequest,
     ShowBundleResponse, ShowNodeRequest, ShowServiceRequest, StatusRequest, StatusResponse, UpdateServiceRequest,
@@ -39,6 +44,7 @@ use crate::health::Health;
 use crate::node_api::Hub;
 use crate::registry::{self, NewInvitation, NewService, Registry, ServiceUpdate, Snapshot};
 use crate::store::{Store, WriteError};
+use crate::user_issuers::IssuerKeeper;
 
 /// What the admin API is made of.
 #[derive(Clone, Debug)]
@@ -48,6 +54,7 @@ pub(crate) struct AdminApi {
     pub(crate) authorities: Authorities,
     pub(crate) hub: Arc<Hub>,
     pub(crate) health: Health,
+    pub(crate) issuers: IssuerKeeper,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) root_sha256: [u8; 32],
     /// Named in invitations.
@@ -264,6 +271,41 @@ impl Contract for AdminApi {
         Ok(Response::new(RemoveServiceResponse { last_svid_expires_ms }))
     }
 
+    async fn add_issuer(&self, request: Request<AddIssuerRequest>) -> Result<Response<admin::Issuer>, Status> {
+        let who = who(&request)?;
+        Ok(Response::new(self.issuer_added(request.into_inner(), who).await?))
+    }
+
+    async fn list_issuers(
+        &self,
+        request: Request<ListIssuersRequest>,
+    ) -> Result<Response<ListIssuersResponse>, Status> {
+        who(&request)?;
+        let snapshot = self.registry.load();
+        let issuers = snapshot.issuers().map(|issuer| self.issuer(issuer)).collect();
+        Ok(Response::new(ListIssuersResponse { issuers }))
+    }
+
+    async fn show_issuer(&self, request: Request<ShowIssuerRequest>) -> Result<Response<admin::Issuer>, Status> {
+        who(&request)?;
+        Ok(Response::new(self.issuer_shown(&request.into_inner().name)?))
+    }
+
+    async fn remove_issuer(
+        &self,
+        request: Request<RemoveIssuerRequest>,
+    ) -> Result<Response<RemoveIssuerResponse>, Status> {
+        let who = who(&request)?;
+        let removed = self.registry.remove_issuer(&request.into_inner().name, who.clone()).await;
+        info!(issuer = %removed.map_err(refuse::issuer)?.name(), by = %who, "removed issuer");
+        Ok(Response::new(RemoveIssuerResponse {}))
+    }
+
+    async fn refresh_issuer(&self, request: Request<RefreshIssuerRequest>) -> Result<Response<admin::Issuer>, Status> {
+        let who = who(&request)?;
+        Ok(Response::new(self.issuer_refreshed(&request.into_inner().name, who).await?))
+    }
+
     async fn show_bundle(&self, request: Request<ShowBundleRequest>) -> Result<Response<ShowBundleResponse>, Status> {
         who(&request)?;
         let snapshot = self.registry.load();
@@ -366,8 +408,8 @@ fn page_size(asked: u32) -> usize {
 const PAGE: usize = 1_000;
 /// Far more than one person and her scripts need.
 const CONNECTIONS: usize = 128;
-/// Room for a service with every list full.
-const MAX_REQUEST: usize = 256 * 1024;
+/// Room for a service with every list full, and for an issuer with its roots and the largest key set.
+const MAX_REQUEST: usize = 512 * 1024;
 
 #[cfg(test)]
 mod tests;

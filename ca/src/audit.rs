@@ -16,6 +16,6 @@ pub(crate) use self::{
     chain::{Head, HeadSigner},
     kind::Kind,
     list::{Entry, Filter, last_expiry, page},
-    record::{JwtIssued, Record, SvidKind, Who, X509Issued, sha256},
+    record::{JwtIssued, Record, SvidKind, TokenIssued, Who, X509Issued, sha256},
     verify::{VerifyError, verify_file},
 };

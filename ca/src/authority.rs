@@ -275,7 +275,6 @@ impl Authorities {
 
     /// The keys by which what the token service signs is verified: of the next, the current and the retired token authorities, until the
     /// last token of each has ended.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the token endpoint and the stream to nodes come next"))]
     pub(crate) fn token_keys(&self) -> Vec<BundleKey> {
         let state = self.inner.state.load();
         let live = |row: &&Authority| row.kind == AuthorityKind::Token && row.state() != AuthorityState::Withdrawn;

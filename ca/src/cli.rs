@@ -7,6 +7,7 @@ mod bundle;
 mod client;
 mod completions;
 mod doctor;
+mod issuer;
 mod key;
 mod node;
 mod output;
@@ -79,6 +80,8 @@ enum Command {
     #[command(subcommand)]
     Service(service::Service),
     #[command(subcommand)]
+    Issuer(issuer::Issuer),
+    #[command(subcommand)]
     Bundle(bundle::Bundle),
     #[command(subcommand)]
     Authority(authority::Authority),
@@ -99,6 +102,7 @@ impl Command {
             Self::Run(run) => run.run(),
             Self::Node(node) => node.run(),
             Self::Service(service) => service.run(),
+            Self::Issuer(issuer) => issuer.run(),
             Self::Bundle(bundle) => bundle.run(),
             Self::Authority(authority) => authority.run(),
             Self::Audit(audit) => audit.run(),

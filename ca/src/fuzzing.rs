@@ -47,6 +47,11 @@ pub fn database_columns(data: &[u8]) {
     crate::store::rows::check_columns(text);
 }
 
+/// The body of a request to the token endpoint: nothing panics, and what is read is what the same parameters, written anew, say.
+pub fn token_form(data: &[u8]) {
+    crate::token_service::check_form(data);
+}
+
 /// An exported head of the audit log: what is read prints back.
 pub fn audit_head(data: &[u8]) {
     let Ok(head) = serde_json::from_slice::<crate::audit::Head>(data) else { return };

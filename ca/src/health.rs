@@ -30,12 +30,24 @@ pub(crate) enum Part {
     NodeListener,
     /// An operator's commands are answered.
     AdminListener,
+    /// The token endpoint, where there is one, has a policy to decide by.
+    TokenEndpoint,
+    /// The issuers of users give their keys.
+    UserIssuers,
 }
 
 impl Part {
     /// Every part.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Store, Self::Disk, Self::Clock, Self::Authorities, Self::NodeListener, Self::AdminListener];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Store,
+        Self::Disk,
+        Self::Clock,
+        Self::Authorities,
+        Self::NodeListener,
+        Self::AdminListener,
+        Self::TokenEndpoint,
+        Self::UserIssuers,
+    ];
 
     /// The part's name in URLs, metrics and JSON.
     pub(crate) fn as_str(self) -> &'static str {
@@ -46,6 +58,8 @@ impl Part {
             Self::Authorities => "authorities",
             Self::NodeListener => "node-listener",
             Self::AdminListener => "admin-listener",
+            Self::TokenEndpoint => "token-endpoint",
+            Self::UserIssuers => "user-issuers",
         }
     }
 }

@@ -25,8 +25,10 @@ mod registry;
 mod running;
 mod settings;
 mod store;
+mod token_service;
+mod user_issuers;
 
 pub use node_api::Limits as NodeApiLimits;
 pub use quota::QuotaLimits;
 pub use running::{Running, StartError, start};
-pub use settings::{Lifetimes, Limits, Log, LogFormat, Settings, SettingsError};
+pub use settings::{Lifetimes, Limits, Log, LogFormat, Settings, SettingsError, TokenEndpoint};

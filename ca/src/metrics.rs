@@ -60,6 +60,7 @@ pub(crate) struct Metrics {
     registry: Arc<Mutex<Registry>>,
     issued: Family<IssuedLabels, Counter>,
     joins: Family<JoinLabels, Counter>,
+    tokens: Family<TokenLabels, Counter>,
     refusals: Family<ReasonLabel, Counter>,
     delegations: Counter,
     mints: Counter,
@@ -118,6 +119,7 @@ impl Metrics {
             registry: Arc::new(Mutex::new(Registry::with_prefix("bonafide_ca"))),
             issued: Family::default(),
             joins: Family::default(),
+            tokens: Family::default(),
             refusals: Family::default(),
             delegations: Counter::default(),
             mints: Counter::default(),
@@ -143,6 +145,7 @@ impl Metrics {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register("issued", "SVIDs by kind and outcome", self.issued.clone());
         registry.register("joins", "Joins, recoveries and renewals of nodes by outcome", self.joins.clone());
+        registry.register("tokens", "Requests for tokens by kind and outcome", self.tokens.clone());
         registry.register("refusals", "Refusals by reason", self.refusals.clone());
         registry.register("delegations", "Delegations given out to agents", self.delegations.clone());
         registry.register("mints_collected", "Records of tokens that agents minted", self.mints.clone());
@@ -186,6 +189,11 @@ impl Metrics {
     /// Counts a node that came, or was not let in.
     pub(crate) fn joined(&self, kind: JoinKind, outcome: Outcome) {
         self.joins.get_or_create(&JoinLabels { kind, outcome }).inc();
+    }
+
+    /// Counts a request for a token that ended so.
+    pub(crate) fn token(&self, kind: TokenKind, outcome: TokenOutcome) {
+        self.tokens.get_or_create(&TokenLabels { kind, outcome }).inc();
     }
 
     /// Counts a refusal.
@@ -263,6 +271,29 @@ struct JoinLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TokenLabels {
+    kind: TokenKind,
+    outcome: TokenOutcome,
+}
+
+/// What is asked of the token endpoint.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum TokenKind {
+    /// A transaction token.
+    Transaction,
+    /// An access token.
+    Access,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum TokenOutcome {
+    Issued,
+    Refused,
+    Failed,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReasonLabel {
     reason: Code,
 }
@@ -323,6 +354,15 @@ label_values! {
         Outcome::Refused => "refused",
         Outcome::Failed => "failed",
     };
+    TokenKind: |kind| match kind {
+        TokenKind::Transaction => "transaction",
+        TokenKind::Access => "access",
+    };
+    TokenOutcome: |outcome| match outcome {
+        TokenOutcome::Issued => "issued",
+        TokenOutcome::Refused => "refused",
+        TokenOutcome::Failed => "failed",
+    };
     JoinKind: |kind| match kind {
         JoinKind::Join => "join",
         JoinKind::Recover => "recover",
@@ -354,6 +394,7 @@ mod tests {
         let metrics = Metrics::new(Timestamp::from_unix_millis(1_800_000_000_000));
         metrics.issued(IssuedKind::X509, Outcome::Done, 100);
         metrics.joined(JoinKind::Join, Outcome::Refused);
+        metrics.token(TokenKind::Transaction, TokenOutcome::Issued);
         metrics.refused(Reason::InvitationUsed);
         metrics.store_group(100, Duration::from_millis(3));
         let readings = Readings {

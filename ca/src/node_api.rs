@@ -31,7 +31,7 @@ use std::{sync::Arc, time::Duration};
 use bonafide_ca_api::{NodeName, Reason, node_name_of};
 use bonafide_verifier::{
     clock::{Clock, Timestamp},
-    identity::Changes,
+    identity::{Changes, Identity},
     serve::{Drained, ServeCounters, ServeOptions, TlsIncoming, serve},
     spiffe::{SpiffeId, TrustDomain},
     tls::{Acceptor, AcceptorOptions, Members, PeerSet, TlsConfigError},
@@ -61,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) lifetimes: SvidLifetimes,
     pub(crate) limits: Limits,
+    /// DNS names in this CA's own certificate.
+    pub(crate) dns_names: Vec<String>,
 }
 
 /// The node API of one CA process.
@@ -86,6 +88,7 @@ impl NodeApi {
             parts.registry.clone(),
             Arc::clone(&parts.clock),
             parts.lifetimes.own,
+            parts.dns_names,
         );
         Arc::new(Self {
             quota: Quota::new(parts.limits.quota),
@@ -111,6 +114,11 @@ impl NodeApi {
     /// What the listener counts.
     pub(crate) fn counters(&self) -> &Arc<ServeCounters> {
         &self.counters
+    }
+
+    /// This CA's own identity, for its other listeners.
+    pub(crate) fn identity(&self) -> &Identity {
+        self.own.identity()
     }
 
     /// Tells when the certificate that the listener presents was renewed, or withdrawn.
@@ -208,6 +216,7 @@ impl NodeApi {
             }
             What::Bundle(_)
             | What::Epoch(_)
+            | What::Issuer { .. }
             | What::TokenServiceKeys(_)
             | What::UserIssuers(_)
             | What::Delegations { .. } => self.hub.wake_where(|_| true),

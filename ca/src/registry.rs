@@ -1,4 +1,4 @@
-//! Who may be what: nodes, invitations and services.
+//! Who may be what: nodes, invitations, services, and whose users are believed.
 //!
 //! Everything is read from an immutable [`Snapshot`] in memory. A mutation runs as one transaction of the
 //! [store](crate::store), with its record; the new snapshot is published by the writer after the commit and before the
@@ -9,6 +9,8 @@ mod delegation;
 mod error;
 mod invitation;
 mod invite;
+mod issuer;
+mod issuers;
 mod membership;
 mod mint_log;
 mod node;
@@ -40,12 +42,15 @@ pub(crate) use self::{
     error::{InviteError, JoinRefusal, NodeError, RecoverRefusal, ServiceError},
     invitation::{Bound, Invitation},
     invite::NewInvitation,
+    issuer::{HeldKeys, Issuer, KeySource},
+    issuers::{IssuerError, MAX_ROOTS, NewIssuer, no_usable_key},
     membership::Joined,
     mint_log::{Mint, MintLog, Stretch},
     node::{KeyHash, KeyState, Node, PendingKey, RetiredKey, StaleAttempts},
     service::{Edge, Service},
     services::{NewService, ServiceUpdate},
     snapshot::{Change, Position, Snapshot, What},
+    validate::dns_problem,
 };
 use crate::{
     audit::{Kind, Record, Who, sha256},

@@ -28,6 +28,8 @@ use crate::node_api::{self, NodeApi};
 use crate::registry::Rules;
 use crate::settings::{Settings, default_addresses, this_machine};
 use crate::store;
+use crate::token_service::{self, TokenLimits, TokenService};
+use crate::user_issuers::{self, IssuerKeeper};
 
 /// Starts a CA: opens or makes its directory, binds its listeners and starts its tasks. When this returns, connections are
 /// accepted; [`Running::ready`] tells when they are answered.
@@ -49,6 +51,10 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|source| cannot_listen(address, source))?),
         None => None,
     };
+    let token_listener = match &settings.token {
+        Some(token) => Some((bind(token.listen).await?, token.clone())),
+        None => None,
+    };
     let advertised = if settings.advertise.is_empty() {
         let (name, interfaces) = this_machine();
         default_addresses(node_address, name.as_deref(), &interfaces)
@@ -62,6 +68,7 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         opened.authorities.clone(),
         opened.clock_guard.clone(),
     );
+    let issuer_of_tokens = issuer.clone();
     let node_api = NodeApi::new(node_api::Parts {
         issuer,
         registry: opened.registry.clone(),
@@ -70,13 +77,36 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         metrics: metrics.clone(),
         lifetimes: SvidLifetimes { node: settings.lifetimes.node_svid, own: settings.lifetimes.node_svid },
         limits: settings.node_api.clone(),
+        dns_names: settings.token.as_ref().map(|token| token.dns_names.clone()).unwrap_or_default(),
     });
+    let issuers = IssuerKeeper::new(opened.registry.clone(), clock.clone(), user_issuers::Limits::default());
+    let token_service = match token_listener {
+        Some((listener, token)) => {
+            let address = listener.local_addr().map_err(|source| cannot_listen(token.listen, source))?;
+            let service = TokenService::new(token_service::Parts {
+                issuer: issuer_of_tokens,
+                authorities: opened.authorities.clone(),
+                store: opened.store.clone(),
+                registry: opened.registry.clone(),
+                issuers: issuers.clone(),
+                identity: node_api.identity().clone(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+                url: token.url(address.port()),
+                policy: token.policy,
+                limits: TokenLimits { per_client: token.requests_per_second, ..TokenLimits::default() },
+            });
+            Some((listener, address, service.map_err(|error| StartError(Cause::TokenService(error)))?))
+        }
+        None => None,
+    };
     let admin_api = AdminApi {
         registry: opened.registry.clone(),
         store: opened.store.clone(),
         authorities: opened.authorities.clone(),
         hub: node_api.hub().clone(),
         health: health.clone(),
+        issuers: issuers.clone(),
         clock: clock.clone(),
         root_sha256: opened.root_hash,
         advertised: advertised.clone(),
@@ -90,6 +120,8 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         clock_guard: opened.clock_guard.clone(),
         node_api: node_api.clone(),
         admin_socket: admin_socket.file(),
+        token_service: token_service.as_ref().map(|(_, _, service)| service.clone()),
+        issuers: issuers.clone(),
         clock: clock.clone(),
     };
     let scrape = scrape(&metrics, &health, &opened, &node_api);
@@ -114,6 +146,23 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         let (routes, stop) = (routes.clone(), stop.clone());
         async move { Ok(serve(LocalIncoming(health_socket), routes, listener::options(), stop).await) }
     });
+    let token_address = token_service.as_ref().map(|(_, address, _)| *address);
+    if let Some((listener, address, service)) = token_service {
+        info!(%address, issuer = service.url(), callers = "services of the trust domain by their SVID; keys and metadata for everybody", "listening: token endpoint");
+        parts.back("token policy", {
+            let (service, stop) = (service.clone(), parts.back_stop.clone());
+            async move { service.run_policy(stop).await }
+        });
+        parts.back("token keys", {
+            let (service, stop) = (service.clone(), parts.back_stop.clone());
+            async move { service.run_keys(stop).await }
+        });
+        let stop = stop.clone();
+        parts.front(
+            "token endpoint",
+            async move { service.serve(listener, stop).await.map_err(|error| error.to_string()) },
+        );
+    }
     if let Some(tcp) = health_tcp {
         let address = tcp.local_addr().map_err(|source| cannot_listen(node_address, source))?;
         warn!(%address, callers = "everybody who reaches the address", "listening: health and metrics");
@@ -136,6 +185,10 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         let (authorities, guard, stop) = (opened.authorities.clone(), opened.clock_guard.clone(), stop.clone());
         async move { authorities.rotate(guard, stop).await }
     });
+    parts.back("keys of users' issuers", {
+        let (issuers, stop) = (issuers, stop.clone());
+        async move { issuers.run(stop).await }
+    });
     parts.back("clock guard", {
         let (guard, stop) = (opened.clock_guard.clone(), stop.clone());
         async move { guard.run(stop).await }
@@ -148,6 +201,7 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
 
     let facts = Facts {
         node_address,
+        token_address,
         trust_domain: opened.trust_domain.clone(),
         root_sha256: opened.root_hash,
         created: opened.created,
@@ -168,6 +222,7 @@ pub struct Running {
 #[derive(Debug)]
 struct Facts {
     node_address: SocketAddr,
+    token_address: Option<SocketAddr>,
     trust_domain: TrustDomain,
     root_sha256: [u8; 32],
     created: bool,
@@ -185,6 +240,12 @@ impl Running {
     #[must_use]
     pub fn node_address(&self) -> SocketAddr {
         self.facts.node_address
+    }
+
+    /// The address of the token endpoint as it was bound, if there is one.
+    #[must_use]
+    pub fn token_address(&self) -> Option<SocketAddr> {
+        self.facts.token_address
     }
 
     /// The trust domain.
@@ -319,6 +380,8 @@ pub struct StartError(#[from] Cause);
 enum Cause {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    TokenService(token_service::TokenServiceError),
     #[error("cannot listen on `{address}`: {source}{hint}")]
     Listen { address: String, source: io::Error, hint: &'static str },
 }
@@ -353,7 +416,7 @@ impl StartError {
             Cause::DataDir(DataDirError::NotOurs { .. } | DataDirError::NotWhole { .. }) => {
                 Fault::Refused("data-not-usable")
             }
-            Cause::DataDir(_) | Cause::Listen { .. } => Fault::Failed,
+            Cause::DataDir(_) | Cause::Listen { .. } | Cause::TokenService(_) => Fault::Failed,
         }
     }
 }

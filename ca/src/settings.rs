@@ -5,6 +5,7 @@ mod advertise;
 pub(crate) mod duration;
 pub(crate) mod file;
 pub(crate) mod layers;
+mod token;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 
 pub(crate) use self::advertise::{default_addresses, this_machine};
 use self::layers::{Given, Layers, Literal};
+pub use self::token::TokenEndpoint;
 use crate::node_api;
 
 /// Everything that can be set about a CA. [`Settings::new`] has the defaults; each field's documentation is its help text.
@@ -42,6 +44,8 @@ pub struct Settings {
     /// Serve health and metrics on this TCP address besides the Unix socket in the data directory. They are not
     /// authenticated.
     pub health_listen: Option<SocketAddr>,
+    /// The token endpoint of this CA. Off unless it is set.
+    pub token: Option<TokenEndpoint>,
     /// Take the system's clock as it is, though it lies behind the last time this CA acted or far ahead of it. Recorded.
     pub accept_clock: bool,
     /// What the program logs.
@@ -116,6 +120,7 @@ impl Settings {
             limits: Limits::default(),
             node_api: node_api::Limits::default(),
             health_listen: None,
+            token: None,
             accept_clock: false,
             log: Log { format: LogFormat::Text, filter: "info".to_owned() },
         }
@@ -175,6 +180,7 @@ impl Settings {
         if layers.one("max-joins-per-minute")?.is_some() {
             settings.node_api.quota.join_burst = joins;
         }
+        settings.token = TokenEndpoint::from_layers(layers)?;
         settings.accept_clock = read_as(layers, "accept-clock", Literal::Truth, parse_truth)?.unwrap_or(false);
         if let Some(format) = read(layers, "log-format", parse_log_format)? {
             settings.log.format = format;
@@ -182,8 +188,15 @@ impl Settings {
         if let Some(filter) = read(layers, "log-level", parse_filter)? {
             settings.log.filter = filter;
         }
-        if settings.health_listen.is_some_and(|health| health == settings.listen && health.port() != 0) {
-            return Err(SettingsError::SameAddress { address: settings.listen });
+        let listen = [("--listen", Some(settings.listen)), ("--health-listen", settings.health_listen)];
+        let listen = listen.into_iter().chain([("--token-listen", settings.token.as_ref().map(|token| token.listen))]);
+        let mut taken: Vec<(&'static str, SocketAddr)> = Vec::new();
+        for (flag, address) in listen.filter_map(|(flag, address)| Some((flag, address?))) {
+            let same = |(_, other): &&(&str, SocketAddr)| *other == address && address.port() != 0;
+            if let Some((other, _)) = taken.iter().find(same) {
+                return Err(SettingsError::SameAddress { one: other, other: flag, address });
+            }
+            taken.push((flag, address));
         }
         Ok(settings)
     }
@@ -293,9 +306,19 @@ pub enum SettingsError {
         /// What is wrong there.
         problem: String,
     },
+    /// A token endpoint of which a part is not said.
+    #[error("the token endpoint needs `--token-listen`, `--token-policy` and `--token-dns`; `--{missing}` is missing")]
+    TokenEndpoint {
+        /// What is missing.
+        missing: &'static str,
+    },
     /// Two listeners on one address.
-    #[error("`--listen` and `--health-listen` are both {address}; give them different ports")]
+    #[error("`{one}` and `{other}` are both {address}; give them different ports")]
     SameAddress {
+        /// The one's flag.
+        one: &'static str,
+        /// The other's.
+        other: &'static str,
         /// The address.
         address: SocketAddr,
     },
@@ -321,6 +344,10 @@ pub(crate) const NAMES: &[&str] = &[
     "max-connections",
     "max-joins-per-minute",
     "health-listen",
+    "token-listen",
+    "token-policy",
+    "token-dns",
+    "max-tokens-per-second",
     "accept-clock",
     "log-format",
     "log-level",

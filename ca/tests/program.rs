@@ -234,7 +234,9 @@ fn health_and_metrics_are_on_their_socket() {
     let ca = Ca::start();
     assert!(ca.get("/livez").starts_with("HTTP/1.1 200"));
     assert!(ca.get("/readyz").starts_with("HTTP/1.1 200"), "{}", ca.get("/readyz?verbose"));
-    for part in ["store", "disk", "clock", "authorities", "node-listener", "admin-listener"] {
+    for part in
+        ["store", "disk", "clock", "authorities", "node-listener", "admin-listener", "token-endpoint", "user-issuers"]
+    {
         assert!(ca.get(&format!("/readyz/{part}")).contains(&format!("{part} ready")), "{part}");
     }
     assert!(ca.get("/nothing").starts_with("HTTP/1.1 404"));

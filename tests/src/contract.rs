@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
+    fs,
     path::Path,
     process::Command,
 };
@@ -163,11 +164,17 @@ fn json_fields() -> String {
     eventually("an identity", || (node.agent(&["fetch", "x509", "--write", &folder]).code == 0).then_some(()));
     let (svid, bundle) = (format!("{folder}/svid.pem"), format!("example.org={folder}/bundle.pem"));
     let json = |arguments: &[&str]| [arguments, &["--output", "json"]].concat().join(" ");
-    let ca: [&[&str]; 9] = [
+    let jwks = site.path("jwks.json").display().to_string();
+    fs::write(&jwks, ISSUER_KEYS).expect("a key set is written");
+    site.ca(&["issuer", "add", "corp", "https://login.example.com", "--audience", "web", "--jwks-file", &jwks])
+        .success();
+    let ca: [&[&str]; 11] = [
         &["node", "list"],
         &["node", "show", "n1"],
         &["service", "list"],
         &["service", "show", "web"],
+        &["issuer", "list"],
+        &["issuer", "show", "corp"],
         &["authority", "list"],
         &["audit", "list"],
         &["audit", "verify"],
@@ -200,6 +207,10 @@ fn json_fields() -> String {
     }
     text
 }
+
+/// Of RFC 7515 appendix A.3: nobody's issuer.
+const ISSUER_KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k1","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
 
 /// `nodes[].name` for each value in a document; the keys of maps that users fill are theirs.
 fn flatten(path: &str, value: &Value, fields: &mut BTreeSet<String>) {

@@ -205,15 +205,23 @@ reasons! {
         NodeUnknown = "node-unknown",
         /// No service of that path.
         ServiceUnknown = "service-unknown",
+        /// No issuer of that name.
+        IssuerUnknown = "issuer-unknown",
     }
     Admin AlreadyExists {
         /// A node of that name is live.
         NodeLive = "node-live",
         /// A service of that path is registered.
         ServiceExists = "service-exists",
+        /// An issuer of that name, or with that URL, is registered.
+        IssuerExists = "issuer-exists",
+    }
+    Admin FailedPrecondition {
+        /// The issuer did not give keys that can be used; the sentence says why.
+        IssuerKeys = "issuer-keys",
     }
     Admin ResourceExhausted {
-        /// As many nodes, services or open invitations as this CA takes.
+        /// As many nodes, services, issuers or open invitations as this CA takes.
         RegistryFull = "registry-full",
     }
     Admin PermissionDenied {

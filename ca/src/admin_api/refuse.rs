@@ -8,8 +8,9 @@ use bonafide_ca_api::{NodeName, Reason, refusal};
 use tonic::Status;
 use tracing::error;
 
-use crate::registry::{InviteError, NodeError, ServiceError};
+use crate::registry::{InviteError, IssuerError, NodeError, ServiceError};
 use crate::store::{StoreError, WriteError};
+use crate::user_issuers::RefreshError;
 
 pub(super) fn invite(error: WriteError<InviteError>) -> Status {
     decide(error, |refused| match refused {
@@ -50,6 +51,32 @@ pub(super) fn service(error: WriteError<ServiceError>) -> Status {
         | ServiceError::EdgeIssuer { .. }
         | ServiceError::EdgeWithoutScope => Reason::InvalidValue,
     })
+}
+
+pub(super) fn issuer(error: WriteError<IssuerError>) -> Status {
+    decide(error, |refused| match refused {
+        IssuerError::Unknown { .. } => Reason::IssuerUnknown,
+        IssuerError::Exists { .. } | IssuerError::UrlTaken { .. } => Reason::IssuerExists,
+        IssuerError::NoUsableKey { .. } | IssuerError::KeySet { .. } => Reason::IssuerKeys,
+        IssuerError::TooMany { .. } => Reason::RegistryFull,
+        IssuerError::Settings(_) | IssuerError::Jwks(_) | IssuerError::Roots { .. } => Reason::InvalidValue,
+    })
+}
+
+pub(super) fn refresh(error: RefreshError) -> Status {
+    match error {
+        RefreshError::Issuer(refused) => issuer(WriteError::Refused(refused)),
+        RefreshError::Store(error) => issuer(WriteError::Store(error)),
+        RefreshError::Fetch { .. } | RefreshError::FromFile { .. } => {
+            refusal(Reason::IssuerKeys, error.to_string(), None)
+        }
+    }
+}
+
+pub(super) fn issuer_unknown(name: &str) -> Status {
+    let name: String = name.chars().take(64).collect();
+    let unknown = IssuerError::Unknown { name: name.escape_debug().to_string() };
+    refusal(Reason::IssuerUnknown, unknown.to_string(), None)
 }
 
 pub(super) fn impossible(error: WriteError<Infallible>) -> Status {

@@ -35,6 +35,11 @@ async fn fixture() -> Fixture {
         authorities: opened.authorities.clone(),
         hub: Arc::default(),
         health: Health::new(),
+        issuers: IssuerKeeper::new(
+            opened.registry.clone(),
+            Arc::new(clock.clone()),
+            crate::user_issuers::Limits::default(),
+        ),
         clock: Arc::new(clock.clone()),
         root_sha256: opened.root_hash,
         advertised: vec![CaAddress::parse("ca.example.org:8443").unwrap()],
@@ -88,13 +93,18 @@ async fn t13_without_an_administrator_nothing_is_answered() {
         show_service(ShowServiceRequest { path: "photo".into() }),
         update_service(UpdateServiceRequest { path: "photo".into(), ..UpdateServiceRequest::default() }),
         remove_service(RemoveServiceRequest { path: "photo".into() }),
+        add_issuer(AddIssuerRequest::default()),
+        list_issuers(ListIssuersRequest {}),
+        show_issuer(ShowIssuerRequest { name: "corp".into() }),
+        remove_issuer(RemoveIssuerRequest { name: "corp".into() }),
+        refresh_issuer(RefreshIssuerRequest { name: "corp".into() }),
         show_bundle(ShowBundleRequest {}),
         list_authorities(ListAuthoritiesRequest {}),
         status(StatusRequest {}),
     );
     let contract =
         include_str!("../../api/proto/admin.proto").lines().filter(|line| line.trim().starts_with("rpc ")).count();
-    assert_eq!(contract, 12, "a new method needs a row above");
+    assert_eq!(contract, 17, "a new method needs a row above");
     assert_eq!(api.registry.load().service_count(), 0);
 }
 

@@ -27,6 +27,10 @@ pub(crate) enum Kind {
     ServiceAdded,
     ServiceUpdated,
     ServiceRemoved,
+    IssuerAdded,
+    IssuerKeysChanged,
+    IssuerRemoved,
+    TokenIssued,
     X509Issued,
     JwtIssued,
     DelegationIssued,
@@ -38,7 +42,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::TrustDomainCreated,
         Self::EpochStarted,
         Self::ClockAccepted,
@@ -61,6 +65,10 @@ impl Kind {
         Self::ServiceAdded,
         Self::ServiceUpdated,
         Self::ServiceRemoved,
+        Self::IssuerAdded,
+        Self::IssuerKeysChanged,
+        Self::IssuerRemoved,
+        Self::TokenIssued,
         Self::X509Issued,
         Self::JwtIssued,
         Self::DelegationIssued,
@@ -95,6 +103,10 @@ impl Kind {
             Self::ServiceAdded => "service-added",
             Self::ServiceUpdated => "service-updated",
             Self::ServiceRemoved => "service-removed",
+            Self::IssuerAdded => "issuer-added",
+            Self::IssuerKeysChanged => "issuer-keys-changed",
+            Self::IssuerRemoved => "issuer-removed",
+            Self::TokenIssued => "token-issued",
             Self::X509Issued => "x509-issued",
             Self::JwtIssued => "jwt-issued",
             Self::DelegationIssued => "delegation-issued",

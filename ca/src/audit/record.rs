@@ -24,6 +24,8 @@ pub(crate) enum Who {
     },
     /// A node, by its SVID or by the key in its row.
     Node(NodeName),
+    /// A service, by its SVID.
+    Service(SpiffeId),
     /// A peer that has proved a key and nothing else.
     Key {
         /// SHA-256 of its SubjectPublicKeyInfo.
@@ -40,6 +42,7 @@ impl fmt::Display for Who {
             Self::Admin { uid, user: Some(user) } => write!(f, "uid {uid} ({})", user.escape_debug()),
             Self::Admin { uid, user: None } => write!(f, "uid {uid}"),
             Self::Node(name) => write!(f, "node {name}"),
+            Self::Service(id) => write!(f, "service {id}"),
             Self::Key { key, from } => write!(f, "key {} from {from}", HEXLOWER.encode(key)),
         }
     }
@@ -95,6 +98,27 @@ pub(crate) struct JwtIssued<'a> {
     /// SHA-256 of the signing input: header, dot, payload.
     pub(crate) tbs_hash: &'a [u8; 32],
     pub(crate) audience: &'a [String],
+    pub(crate) issued_at: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
+/// A token of the token service that is about to be released. The token itself is in no record.
+#[derive(Debug)]
+pub(crate) struct TokenIssued<'a> {
+    pub(crate) who: &'a Who,
+    /// Its `typ`.
+    pub(crate) token_type: &'static str,
+    /// By which kind of subject token or credential.
+    pub(crate) by: &'static str,
+    pub(crate) sub: &'a str,
+    /// `txn` or `jti`.
+    pub(crate) id: &'a str,
+    pub(crate) scope: &'a str,
+    pub(crate) audience: &'a [String],
+    /// The token authority's id.
+    pub(crate) kid: &'a str,
+    /// SHA-256 of the token.
+    pub(crate) token_hash: &'a [u8; 32],
     pub(crate) issued_at: Timestamp,
     pub(crate) not_after: Timestamp,
 }
@@ -167,6 +191,38 @@ impl Record {
             not_after: issued.not_after.unix_millis(),
         };
         Self { kind: Kind::JwtIssued, body: json(&body), subject: *issued.tbs_hash }
+    }
+
+    /// The record of a token. Its proof covers the token.
+    pub(crate) fn token_issued(issued: &TokenIssued<'_>) -> Self {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            who: &'a Who,
+            token: &'a str,
+            by: &'a str,
+            sub: &'a str,
+            id: &'a str,
+            scope: &'a str,
+            audience: &'a [String],
+            issuer: &'a str,
+            sha256: Hex<'a>,
+            not_before: i64,
+            not_after: i64,
+        }
+        let body = Body {
+            who: issued.who,
+            token: issued.token_type,
+            by: issued.by,
+            sub: issued.sub,
+            id: issued.id,
+            scope: issued.scope,
+            audience: issued.audience,
+            issuer: issued.kid,
+            sha256: Hex(issued.token_hash),
+            not_before: issued.issued_at.unix_millis(),
+            not_after: issued.not_after.unix_millis(),
+        };
+        Self { kind: Kind::TokenIssued, body: json(&body), subject: *issued.token_hash }
     }
 
     /// The record of a change. `body` serialises to a JSON object; `who` is put in front of its fields.

@@ -14,7 +14,7 @@ pub(crate) enum Authority {
     List(List),
 }
 
-/// List root, issuing and JWT authorities: the next, the current, and those still to be trusted for a while
+/// List root, issuing, JWT and token authorities: the next, the current, and those still to be trusted for a while
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bonafide-ca authority list")]
 pub(crate) struct List {

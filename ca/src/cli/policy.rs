@@ -149,7 +149,7 @@ Examples:
   bonafide-ca policy explain policy.toml --caller /export --op 'GET /v1/config/x'
   bonafide-ca policy explain policy.toml --caller /export --op config.v1.Config/Get --proof api-key
   bonafide-ca policy explain policy.toml --caller /photo --op 'PUT /v1/images/1' --user corp:charlie
-  bonafide-ca policy explain policy.toml --caller corp:charlie --op 'GET /v1/images/1' --scope photo.read")]
+  bonafide-ca policy explain policy.toml --caller corp:charlie --op 'GET /v1/images/1'")]
 pub(crate) struct Explain {
     /// The policy
     #[arg(value_name = "FILE")]

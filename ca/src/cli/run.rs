@@ -24,7 +24,7 @@ use crate::settings::{Log, LogFormat, NAMES, Settings, unknown_variables};
 ///
 /// The first start in an empty or absent directory creates the root, the authorities below it and the database, and says which root
 /// it made; later starts load them. When the CA is ready it prints one line to standard output,
-/// `ready listen=ADDRESS trust-domain=NAME root=SHA256`. It logs to standard error and ends on SIGTERM or SIGINT.
+/// `ready listen=ADDRESS trust-domain=NAME root=SHA256`, with a token endpoint also `tokens=ADDRESS`. It logs to standard error and ends on SIGTERM or SIGINT.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -92,6 +92,18 @@ pub(crate) struct Run {
     /// Serve health and metrics on this TCP address, too; whoever reaches it can read them [default: only DATA/health.sock]
     #[arg(long, value_name = "ADDR", help_heading = "Operation")]
     health_listen: Option<String>,
+    /// Serve OAuth tokens on this address over TLS; needs `--token-policy` and `--token-dns` [default: off]
+    #[arg(long, value_name = "ADDR", help_heading = "Token endpoint")]
+    token_listen: Option<String>,
+    /// The policy that says which service may have which scope, `app exchange /SCOPE` and `app access-token /SCOPE`; read again when it changes
+    #[arg(long, value_name = "FILE", help_heading = "Token endpoint")]
+    token_policy: Option<String>,
+    /// A DNS name of the token endpoint, for its certificate; the first names the issuer of its tokens; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Token endpoint")]
+    token_dns: Vec<String>,
+    /// Refuse more requests for tokens of one client in a second; twice as many at once [default: 1000]
+    #[arg(long, value_name = "NUMBER", help_heading = "Token endpoint")]
+    max_tokens_per_second: Option<String>,
     /// Take the system's clock as right though it lies behind the last time this CA acted, or far ahead of it; recorded
     #[arg(long, value_name = "TRUTH", num_args = 0..=1, default_missing_value = "true", require_equals = true,
         help_heading = "Operation")]
@@ -154,6 +166,10 @@ impl Run {
             ("max-connections", one(self.max_connections)),
             ("max-joins-per-minute", one(self.max_joins_per_minute)),
             ("health-listen", one(self.health_listen)),
+            ("token-listen", one(self.token_listen)),
+            ("token-policy", one(self.token_policy)),
+            ("token-dns", self.token_dns),
+            ("max-tokens-per-second", one(self.max_tokens_per_second)),
             ("accept-clock", one(self.accept_clock)),
             ("log-format", one(self.log_format)),
             ("log-level", one(self.log_level)),
@@ -191,12 +207,15 @@ async fn until_told(running: &Running, clock: &dyn Clock, signals: &mut Signals)
         while !become_ready(running, clock).await {
             warn!(reason = running.summary(), "not ready yet");
         }
-        let ready = format!(
+        let mut ready = format!(
             "ready listen={} trust-domain={} root={}",
             running.node_address(),
             running.trust_domain(),
             HEXLOWER.encode(running.root_sha256())
         );
+        if let Some(address) = running.token_address() {
+            ready.push_str(&format!(" tokens={address}"));
+        }
         output::print(&ready)?;
         notify(&[NotifyState::Ready, NotifyState::Status(&ready)]);
         watchdog(running, clock).await

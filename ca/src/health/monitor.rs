@@ -12,6 +12,8 @@ use crate::clock_guard::ClockGuard;
 use crate::local_socket::SocketFile;
 use crate::node_api::NodeApi;
 use crate::store::{Disk, Store};
+use crate::token_service::TokenService;
+use crate::user_issuers::IssuerKeeper;
 
 /// What is looked at.
 pub(crate) struct Monitor {
@@ -21,6 +23,8 @@ pub(crate) struct Monitor {
     pub(crate) clock_guard: ClockGuard,
     pub(crate) node_api: Arc<NodeApi>,
     pub(crate) admin_socket: SocketFile,
+    pub(crate) token_service: Option<TokenService>,
+    pub(crate) issuers: IssuerKeeper,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -62,6 +66,11 @@ impl Monitor {
             (State::Degraded, format!("`{path}` was removed or replaced; restart the CA to take commands again"))
         };
         set(Part::AdminListener, admin);
+        // The policy of the token endpoint denies by its absence; nodes and their services go on.
+        let tokens = self.token_service.as_ref().map_or(Ok(()), TokenService::policy_ready);
+        set(Part::TokenEndpoint, tokens.map_or_else(|reason| (State::Degraded, reason), |()| ready()));
+        let issuers = self.issuers.troubled();
+        set(Part::UserIssuers, issuers.map_or_else(ready, |reason| (State::Degraded, reason)));
     }
 }
 

@@ -37,14 +37,8 @@ impl LeafRequest {
     }
 
     /// For this CA process. Only who holds the private key that [`OwnKey`] made in this process can ask.
-    pub(crate) fn own(trust_domain: &TrustDomain, ttl: Duration, key: &OwnKey) -> Self {
-        Self {
-            kind: SvidKind::Ca,
-            spiffe_id: ca_id(trust_domain),
-            dns_names: Vec::new(),
-            ttl,
-            public_key: key.public_key,
-        }
+    pub(crate) fn own(trust_domain: &TrustDomain, dns_names: Vec<String>, ttl: Duration, key: &OwnKey) -> Self {
+        Self { kind: SvidKind::Ca, spiffe_id: ca_id(trust_domain), dns_names, ttl, public_key: key.public_key }
     }
 
     pub(crate) fn kind(&self) -> SvidKind {

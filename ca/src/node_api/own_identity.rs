@@ -30,6 +30,8 @@ pub(super) struct OwnIdentity {
     registry: Registry,
     clock: Arc<dyn Clock>,
     lifetime: Duration,
+    /// Under which those reach the CA who go by names: the clients of its token endpoint.
+    dns_names: Vec<String>,
     state: Mutex<State>,
     /// The first attempt to issue it is over.
     tried: CancellationToken,
@@ -49,10 +51,16 @@ struct Issued {
 }
 
 impl OwnIdentity {
-    pub(super) fn new(issuer: Issuer, registry: Registry, clock: Arc<dyn Clock>, lifetime: Duration) -> Self {
+    pub(super) fn new(
+        issuer: Issuer,
+        registry: Registry,
+        clock: Arc<dyn Clock>,
+        lifetime: Duration,
+        dns_names: Vec<String>,
+    ) -> Self {
         let (identity, publisher) = Identity::published(Arc::clone(&clock));
         let (state, tried) = (Mutex::default(), CancellationToken::new());
-        Self { identity, publisher, issuer, registry, clock, lifetime, state, tried }
+        Self { identity, publisher, issuer, registry, clock, lifetime, dns_names, state, tried }
     }
 
     /// Waits until there is something to present, or it is known that there is not. May be dropped.
@@ -128,7 +136,7 @@ impl OwnIdentity {
 
     async fn renew(&self) -> Result<Issued, OwnIdentityError> {
         let key = OwnKey::generate()?;
-        let request = LeafRequest::own(self.issuer.trust_domain(), self.lifetime, &key);
+        let request = LeafRequest::own(self.issuer.trust_domain(), self.dns_names.clone(), self.lifetime, &key);
         let recipient = Recipient { who: &Who::Ca, node: None };
         let issued = self.issuer.issue_one(recipient, request).await?;
         let validity = issued.validity();

@@ -142,7 +142,6 @@ impl Registry {
     }
 
     /// Has nodes told of these issuers of users, in the transaction that changes one of them or its keys.
-    #[cfg_attr(not(test), expect(dead_code, reason = "issuers are not registered yet"))]
     pub(crate) fn publish_user_issuers(
         &self,
         tx: &mut Tx<'_>,

@@ -6,9 +6,12 @@ use bonafide_ca_api::{
     NodeName, Placement,
     generated::node::{TokenServiceKey, UserIssuer},
 };
-use bonafide_verifier::spiffe::{TrustBundle, TrustDomain};
+use bonafide_verifier::{
+    spiffe::{TrustBundle, TrustDomain},
+    user::IssuerName,
+};
 
-use super::{Delegated, Invitation, KeyHash, KeyState, Node, Service, TokenKeys, cow_map::CowMap};
+use super::{Delegated, Invitation, Issuer, KeyHash, KeyState, Node, Service, TokenKeys, cow_map::CowMap};
 use crate::store::rows::Everything;
 
 /// A place in the CA's history.
@@ -33,6 +36,11 @@ pub(crate) enum What {
     Service {
         before: Option<Arc<Service>>,
         after: Option<Arc<Service>>,
+    },
+    /// An issuer of users was added, has other keys, or was removed (no `after`).
+    Issuer {
+        name: IssuerName,
+        after: Option<Arc<Issuer>>,
     },
     /// The trust domain's own bundle.
     Bundle(Arc<TrustBundle>),
@@ -75,6 +83,9 @@ pub(crate) struct Snapshot {
     /// The services of each placement, by id.
     placed: CowMap<Placement, Arc<ServicesById>>,
     token_keys: Arc<TokenKeys>,
+    issuers: Arc<BTreeMap<IssuerName, Arc<Issuer>>>,
+    /// The generation at which an issuer was changed last.
+    issuers_generation: u64,
 }
 
 type ServicesById = BTreeMap<Arc<str>, Arc<Service>>;
@@ -95,7 +106,14 @@ impl Snapshot {
             paths: CowMap::new(),
             placed: CowMap::new(),
             token_keys: Arc::new(TokenKeys::new(&everything.authorities, everything.delegations)),
+            issuers: Arc::default(),
+            issuers_generation: 1,
         };
+        // Keys that are too old by now are withdrawn by who keeps them fresh.
+        let told = everything.issuers.iter().map(|issuer| issuer.to_wire(issuer.updated_at)).collect();
+        snapshot.token_keys = Arc::new(snapshot.token_keys.with_issuers(Arc::new(told)));
+        let issuers = everything.issuers.into_iter().map(|issuer| (issuer.name().clone(), Arc::new(issuer)));
+        snapshot.issuers = Arc::new(issuers.collect());
         for node in everything.nodes {
             snapshot.put_node(Arc::new(node));
         }
@@ -130,6 +148,14 @@ impl Snapshot {
                 if let Some(after) = after {
                     self.put_service(after.clone());
                 }
+            }
+            What::Issuer { name, after } => {
+                let issuers = Arc::make_mut(&mut self.issuers);
+                match after {
+                    Some(issuer) => issuers.insert(name.clone(), issuer.clone()),
+                    None => issuers.remove(name),
+                };
+                self.issuers_generation = self.generation;
             }
             What::Bundle(bundle) => self.bundle = bundle.clone(),
             What::NodeJoined(node) | What::NodeChanged(node) => self.put_node(node.clone()),
@@ -293,6 +319,21 @@ impl Snapshot {
         self.services.len()
     }
 
+    /// All issuers of users, by name.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = &Arc<Issuer>> {
+        self.issuers.values()
+    }
+
+    /// The issuer of that name.
+    pub(crate) fn issuer(&self, name: &IssuerName) -> Option<&Arc<Issuer>> {
+        self.issuers.get(name)
+    }
+
+    /// At another generation they may have been others.
+    pub(crate) fn issuers_generation(&self) -> u64 {
+        self.issuers_generation
+    }
+
     /// What that node may hold, each once, by id.
     pub(crate) fn services_of(&self, node: &Node) -> Vec<&Arc<Service>> {
         let by_name = std::iter::once(Placement::Node(node.name.clone()));
@@ -331,6 +372,7 @@ impl Snapshot {
                 services: everything.services.clone(),
                 authorities: Vec::new(),
                 delegations: everything.delegations.clone(),
+                issuers: everything.issuers.clone(),
             },
             self.bundle.clone(),
         );
@@ -349,6 +391,9 @@ impl Snapshot {
         if self.token_keys.delegations != other.token_keys.delegations {
             let (ours, theirs) = (&self.token_keys.delegations, &other.token_keys.delegations);
             return Some(format!("delegations {ours:?} are {theirs:?} in the database"));
+        }
+        if self.issuers != other.issuers {
+            return Some(format!("issuers {:?} are {:?}", self.issuers, other.issuers));
         }
         let keys = |snapshot: &Self| snapshot.keys.len();
         if keys(self) != keys(&other) {

@@ -95,7 +95,8 @@ pub(super) fn dns_names(names: Vec<String>, limit: usize) -> Result<Vec<String>,
     Ok(checked)
 }
 
-fn dns_problem(name: &str) -> Option<&'static str> {
+/// What keeps a text from being a DNS name in a certificate.
+pub(crate) fn dns_problem(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         return Some("it is empty");
     }

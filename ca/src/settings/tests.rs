@@ -48,6 +48,37 @@ fn defaults_are_those_of_the_design() {
 }
 
 #[test]
+fn a_token_endpoint_is_said_whole_or_not_at_all() {
+    const ALL: [(&str, &str); 3] =
+        [("token-listen", "127.0.0.1:0"), ("token-policy", "tokens.toml"), ("token-dns", "ca.example.org")];
+    assert_eq!(settings(&[], &[], "").unwrap().token, None);
+    let token = settings(&ALL, &[], "").unwrap().token.unwrap();
+    assert_eq!((token.dns_names.len(), token.requests_per_second.get()), (1, 1000));
+    assert_eq!(
+        (token.url(8444), token.url(443)),
+        ("https://ca.example.org:8444".into(), "https://ca.example.org".into())
+    );
+    for (left_out, _) in ALL {
+        let given: Vec<_> = ALL.into_iter().filter(|(name, _)| *name != left_out).collect();
+        let error = settings(&given, &[], "").unwrap_err().to_string();
+        assert!(error.contains(&format!("`--{left_out}` is missing")), "{error}");
+    }
+    for (name, value, expected) in [
+        ("token-dns", "*.example.org", "wildcards"),
+        ("token-dns", "CA.example.org", "lower case"),
+        ("token-listen", "8444", "an IP address and a port"),
+        ("max-tokens-per-second", "0", "a number from 1"),
+    ] {
+        let given: Vec<_> = ALL.into_iter().filter(|(other, _)| *other != name).chain([(name, value)]).collect();
+        let error = settings(&given, &[], "").unwrap_err().to_string();
+        assert!(error.contains(expected), "{name} {value}: {error}");
+    }
+    let same = [("token-listen", "127.0.0.1:8443"), ("listen", "127.0.0.1:8443"), ALL[1], ALL[2]];
+    let error = settings(&same, &[], "").unwrap_err().to_string();
+    assert_eq!(error, "`--listen` and `--token-listen` are both 127.0.0.1:8443; give them different ports");
+}
+
+#[test]
 fn flag_beats_environment_beats_file() {
     let file = "x509-ttl = '3h'\njwt-ttl = '3m'\nnode-ttl = '3h'\nadvertise = ['c:3', 'c:4']";
     let environment = [("BONAFIDE_X509_TTL", "2h"), ("BONAFIDE_JWT_TTL", "2m"), ("BONAFIDE_ADVERTISE", "b:2, b:3")];

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bonafide_ca_api::{Labels, MintChain, NodeName, Placement, Selector};
 use bonafide_verifier::{
     clock::Timestamp,
+    jwt::{
+        Algorithm,
+        user_issuers::{IssuerKeys, UserIssuerSettings},
+    },
     spiffe::{SpiffeId, TrustDomain},
+    user::IssuerName,
 };
 use rusqlite::{
     Connection, OptionalExtension, Params, Row,
@@ -17,7 +22,8 @@ use crate::{
     audit::Head,
     authority::{Authority, AuthorityKind},
     registry::{
-        Bound, Delegated, Edge, Invitation, KeyHash, MintLog, Node, PendingKey, RetiredKey, Service, StaleAttempts,
+        Bound, Delegated, Edge, HeldKeys, Invitation, Issuer, KeyHash, KeySource, MintLog, Node, PendingKey,
+        RetiredKey, Service, StaleAttempts,
     },
 };
 
@@ -62,6 +68,7 @@ pub(crate) struct Everything {
     pub(crate) services: Vec<Service>,
     pub(crate) authorities: Vec<Authority>,
     pub(crate) delegations: Vec<Delegated>,
+    pub(crate) issuers: Vec<Issuer>,
 }
 
 impl Reader<'_> {
@@ -143,6 +150,7 @@ pub(super) fn everything(connection: &Connection) -> Result<Everything, TxError>
         },
         authorities: authorities(connection)?,
         delegations: all(connection, sql::DELEGATIONS, [], "delegation", delegation)?,
+        issuers: issuers(connection)?,
     })
 }
 
@@ -291,6 +299,38 @@ pub(super) fn mint_log(columns: &Columns<'_>) -> Result<MintLog, TxError> {
         node: columns.parsed("node", |text| NodeName::parse(text).map_err(|error| error.to_string()))?,
         place: MintChain { log: columns.get("log")?, seq: columns.unsigned("seq")?, hash: columns.bytes32("hash")? },
         collected_at: columns.time("collected_at")?,
+    })
+}
+
+pub(super) fn issuers(connection: &Connection) -> Result<Vec<Issuer>, TxError> {
+    all(connection, sql::ISSUERS, [], "issuer", issuer)
+}
+
+pub(super) fn issuer(columns: &Columns<'_>) -> Result<Issuer, TxError> {
+    let parse_algorithm = |name: &str| Algorithm::from_name(name).ok_or_else(|| "unknown".to_owned());
+    let keys = match (columns.get::<Option<String>>("jwks")?, columns.maybe_time("keys_at")?) {
+        (Some(jwks), Some(at)) => {
+            let keys = IssuerKeys::parse_jwks(jwks.as_bytes());
+            Some(HeldKeys { keys: keys.map_err(|error| columns.wrong("jwks", &error.to_string()))?, at })
+        }
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(columns.wrong("keys_at", "keys without their time, or the other way round"));
+        }
+    };
+    Ok(Issuer {
+        settings: UserIssuerSettings {
+            name: columns.parsed("name", |text| IssuerName::parse(text).map_err(|error| error.to_string()))?,
+            url: columns.get("url")?,
+            audiences: columns.list("audiences", |text| Ok(text.to_owned()))?,
+            algorithms: columns.list("algorithms", parse_algorithm)?,
+            roles_claim: columns.get("roles_claim")?,
+        },
+        roots: columns.get::<Option<String>>("roots")?.map(Into::into),
+        source: if columns.get("keys_from_file")? { KeySource::File } else { KeySource::Fetched },
+        keys,
+        created_at: columns.time("created_at")?,
+        updated_at: columns.time("updated_at")?,
     })
 }
 

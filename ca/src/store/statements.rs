@@ -67,6 +67,13 @@ statements! {
     CLOSE_INVITATION = "UPDATE invitation SET closed_at = ?2 WHERE node = ?1 AND closed_at IS NULL RETURNING id";
     PRUNE_INVITATIONS = "DELETE FROM invitation WHERE expires_at < ?1 RETURNING node, closed_at IS NULL";
 
+    ISSUERS = "SELECT name, url, audiences, algorithms, roles_claim, roots, keys_from_file, jwks, keys_at, created_at, updated_at FROM issuer ORDER BY name";
+    ISSUER = "SELECT name, url, audiences, algorithms, roles_claim, roots, keys_from_file, jwks, keys_at, created_at, updated_at FROM issuer WHERE name = ?1";
+    INSERT_ISSUER = "INSERT INTO issuer (name, url, audiences, algorithms, roles_claim, roots, keys_from_file, jwks, keys_at, created_at, updated_at) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    SET_ISSUER_KEYS = "UPDATE issuer SET jwks = ?2, keys_at = ?3, updated_at = ?4 WHERE name = ?1";
+    DELETE_ISSUER = "DELETE FROM issuer WHERE name = ?1";
+
     SERVICES = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, edge_scopes, edge_issuers, version, created_at, updated_at FROM service ORDER BY path";
     SERVICE_BY_PATH = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, edge_scopes, edge_issuers, version, created_at, updated_at FROM service WHERE path = ?1";
     SERVICES_BY_HINT = "SELECT id, path, selectors, placements, x509_ttl_s, jwt_ttl_s, dns_names, hint, edge_scopes, edge_issuers, version, created_at, updated_at FROM service \

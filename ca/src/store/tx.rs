@@ -14,7 +14,7 @@ use super::{
 use crate::{
     audit::{Head, HeadSigner, Record},
     authority::Authority,
-    registry::{Delegated, Invitation, KeyHash, MintLog, Node, PendingKey, RetiredKey, Service},
+    registry::{Delegated, Invitation, Issuer, KeyHash, KeySource, MintLog, Node, PendingKey, RetiredKey, Service},
 };
 
 /// Runs on the writer's thread after the commit and before the answer.
@@ -397,6 +397,54 @@ impl<'a> Tx<'a> {
         let at = log.collected_at.unix_millis();
         self.execute(sql::PUT_MINT_LOG, (log.node.as_str(), &place.log, signed(place.seq), place.hash.as_slice(), at))
             .map(drop)
+    }
+
+    // Issuers of users.
+
+    pub(crate) fn issuers(&self) -> Result<Vec<Issuer>, TxError> {
+        rows::issuers(self.connection)
+    }
+
+    pub(crate) fn issuer(&self, name: &str) -> Result<Option<Issuer>, TxError> {
+        one(self.connection, sql::ISSUER, [name], "issuer", rows::issuer)
+    }
+
+    pub(crate) fn insert_issuer(&mut self, issuer: &Issuer) -> Result<(), TxError> {
+        let settings = &issuer.settings;
+        self.execute(
+            sql::INSERT_ISSUER,
+            (
+                settings.name.as_str(),
+                &settings.url,
+                list_json(&settings.audiences),
+                list_json(&settings.algorithms),
+                settings.roles_claim.as_deref(),
+                issuer.roots.as_deref(),
+                issuer.source == KeySource::File,
+                issuer.keys.as_ref().map(|held| held.keys.to_jwks()),
+                issuer.keys.as_ref().map(|held| held.at.unix_millis()),
+                issuer.created_at.unix_millis(),
+                issuer.updated_at.unix_millis(),
+            ),
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn set_issuer_keys(&mut self, issuer: &Issuer) -> Result<(), TxError> {
+        self.execute(
+            sql::SET_ISSUER_KEYS,
+            (
+                issuer.name().as_str(),
+                issuer.keys.as_ref().map(|held| held.keys.to_jwks()),
+                issuer.keys.as_ref().map(|held| held.at.unix_millis()),
+                issuer.updated_at.unix_millis(),
+            ),
+        )
+        .map(drop)
+    }
+
+    pub(crate) fn delete_issuer(&mut self, name: &str) -> Result<(), TxError> {
+        self.execute(sql::DELETE_ISSUER, [name]).map(drop)
     }
 
     /// For tests of faults.

@@ -31,6 +31,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("ca_position_file", bonafide_ca::fuzzing::position_file),
     ("ca_key_file", bonafide_ca::fuzzing::key_file),
     ("ca_database_columns", bonafide_ca::fuzzing::database_columns),
+    ("ca_token_form", bonafide_ca::fuzzing::token_form),
     ("ca_audit_head", bonafide_ca::fuzzing::audit_head),
     ("agent_proc_text", bonafide_agent::fuzzing::proc_text),
     ("agent_state_file", bonafide_agent::fuzzing::state_file),

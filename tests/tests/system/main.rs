@@ -14,3 +14,4 @@ mod readme;
 mod removal;
 mod renewals;
 mod secrets;
+mod tokens;

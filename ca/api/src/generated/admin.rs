@@ -247,6 +247,92 @@ pub struct RemoveServiceResponse {
     #[prost(int64, tag = "1")]
     pub last_svid_expires_ms: i64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddIssuerRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// its `iss`, exactly
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    /// whom its tokens must be for
+    #[prost(string, repeated, tag = "3")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// ES256, RS256, …; none: ES256 and RS256
+    #[prost(string, repeated, tag = "4")]
+    pub algorithms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// empty: its users have no roles
+    #[prost(string, tag = "5")]
+    pub roles_claim: ::prost::alloc::string::String,
+    /// the roots of its certificates; empty: those of the system
+    #[prost(string, tag = "6")]
+    pub ca_pem: ::prost::alloc::string::String,
+    /// its keys; empty: they are fetched
+    #[prost(bytes = "vec", tag = "7")]
+    pub jwks: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Issuer {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub algorithms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "5")]
+    pub roles_claim: ::prost::alloc::string::String,
+    /// TLS by roots that were given
+    #[prost(bool, tag = "6")]
+    pub own_roots: bool,
+    /// never fetched
+    #[prost(bool, tag = "7")]
+    pub keys_from_file: bool,
+    /// those that count now
+    #[prost(string, repeated, tag = "8")]
+    pub key_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// when they were the issuer's
+    #[prost(int64, tag = "9")]
+    pub keys_at_ms: i64,
+    /// when they are too old; 0: never, or there are none
+    #[prost(int64, tag = "10")]
+    pub keys_until_ms: i64,
+    /// why they could not be fetched when that was tried last
+    #[prost(string, tag = "11")]
+    pub failure: ::prost::alloc::string::String,
+    /// its code
+    #[prost(string, tag = "12")]
+    pub failure_reason: ::prost::alloc::string::String,
+    #[prost(int64, tag = "13")]
+    pub created_at_ms: i64,
+    #[prost(int64, tag = "14")]
+    pub updated_at_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListIssuersRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListIssuersResponse {
+    /// at most 64
+    #[prost(message, repeated, tag = "1")]
+    pub issuers: ::prost::alloc::vec::Vec<Issuer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowIssuerRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveIssuerRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveIssuerResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefreshIssuerRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShowBundleRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -615,6 +701,117 @@ pub mod admin_api_client {
                 .insert(GrpcMethod::new("bonafide.admin.v1.AdminApi", "RemoveService"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn add_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddIssuerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Issuer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.AdminApi/AddIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.AdminApi", "AddIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_issuers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListIssuersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListIssuersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.AdminApi/ListIssuers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.AdminApi", "ListIssuers"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn show_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowIssuerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Issuer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.AdminApi/ShowIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.AdminApi", "ShowIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.AdminApi/RemoveIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.AdminApi", "RemoveIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn refresh_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RefreshIssuerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Issuer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.AdminApi/RefreshIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.AdminApi", "RefreshIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn show_bundle(
             &mut self,
             request: impl tonic::IntoRequest<super::ShowBundleRequest>,
@@ -752,6 +949,32 @@ pub mod admin_api_server {
             tonic::Response<super::RemoveServiceResponse>,
             tonic::Status,
         >;
+        async fn add_issuer(
+            &self,
+            request: tonic::Request<super::AddIssuerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Issuer>, tonic::Status>;
+        async fn list_issuers(
+            &self,
+            request: tonic::Request<super::ListIssuersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListIssuersResponse>,
+            tonic::Status,
+        >;
+        async fn show_issuer(
+            &self,
+            request: tonic::Request<super::ShowIssuerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Issuer>, tonic::Status>;
+        async fn remove_issuer(
+            &self,
+            request: tonic::Request<super::RemoveIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveIssuerResponse>,
+            tonic::Status,
+        >;
+        async fn refresh_issuer(
+            &self,
+            request: tonic::Request<super::RefreshIssuerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Issuer>, tonic::Status>;
         async fn show_bundle(
             &self,
             request: tonic::Request<super::ShowBundleRequest>,
@@ -1235,6 +1458,231 @@ pub mod admin_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveServiceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.AdminApi/AddIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddIssuerSvc<T: AdminApi>(pub Arc<T>);
+                    impl<
+                        T: AdminApi,
+                    > tonic::server::UnaryService<super::AddIssuerRequest>
+                    for AddIssuerSvc<T> {
+                        type Response = super::Issuer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminApi>::add_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddIssuerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.AdminApi/ListIssuers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListIssuersSvc<T: AdminApi>(pub Arc<T>);
+                    impl<
+                        T: AdminApi,
+                    > tonic::server::UnaryService<super::ListIssuersRequest>
+                    for ListIssuersSvc<T> {
+                        type Response = super::ListIssuersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListIssuersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminApi>::list_issuers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListIssuersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.AdminApi/ShowIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowIssuerSvc<T: AdminApi>(pub Arc<T>);
+                    impl<
+                        T: AdminApi,
+                    > tonic::server::UnaryService<super::ShowIssuerRequest>
+                    for ShowIssuerSvc<T> {
+                        type Response = super::Issuer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminApi>::show_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowIssuerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.AdminApi/RemoveIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveIssuerSvc<T: AdminApi>(pub Arc<T>);
+                    impl<
+                        T: AdminApi,
+                    > tonic::server::UnaryService<super::RemoveIssuerRequest>
+                    for RemoveIssuerSvc<T> {
+                        type Response = super::RemoveIssuerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminApi>::remove_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveIssuerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.AdminApi/RefreshIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct RefreshIssuerSvc<T: AdminApi>(pub Arc<T>);
+                    impl<
+                        T: AdminApi,
+                    > tonic::server::UnaryService<super::RefreshIssuerRequest>
+                    for RefreshIssuerSvc<T> {
+                        type Response = super::Issuer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RefreshIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminApi>::refresh_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RefreshIssuerSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

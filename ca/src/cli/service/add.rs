@@ -53,7 +53,7 @@ fn help() -> StyledStr {
     format!(
         "{}\nExamples:\n  bonafide-ca service add photo --selector unix:user:photo --on group=web\n  \
          bonafide-ca service add db --selector unix:uid:105 --selector unix:path:/bin/db --on n1 --ttl 30m\n  \
-         bonafide-ca service add web --selector unix:user:web --on web-1 --edge-scope photo.read --edge-issuer corp",
+         bonafide-ca service add web --selector unix:user:web --on n1 --edge-scope photo.read",
         super::SELECTOR_HELP
     )
     .into()

@@ -469,7 +469,7 @@ fn nodes_and_the_ca_have_their_own_part_of_the_path() {
     case.check().unwrap();
     assert_eq!(case.request.spiffe_id().as_str(), "spiffe://example.org/bonafide/node/n1");
     let own = crate::issuance::OwnKey::generate().unwrap();
-    let case = Case::of(LeafRequest::own(&trust_domain(), TTL, &own));
+    let case = Case::of(LeafRequest::own(&trust_domain(), Vec::new(), TTL, &own));
     case.check().unwrap();
     assert_eq!(case.request.spiffe_id().as_str(), "spiffe://example.org/bonafide/ca");
     let other: TrustDomain = TrustDomain::parse("example.com").unwrap();

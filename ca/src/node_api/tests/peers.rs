@@ -140,7 +140,7 @@ async fn t_13_others_do_not_get_past_the_handshake() {
 
     // The CA's own identity, which only its process can have issued.
     let own = OwnKey::generate().unwrap();
-    let request = LeafRequest::own(&trust_domain(), Duration::from_secs(3600), &own);
+    let request = LeafRequest::own(&trust_domain(), Vec::new(), Duration::from_secs(3600), &own);
     let recipient = Recipient { who: &Who::Ca, node: None };
     let issued = rig.api.issuer.issue_one(recipient, request).await.unwrap();
     let issuing = issued.authority().facts().certificate().to_vec();

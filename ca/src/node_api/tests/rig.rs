@@ -252,6 +252,7 @@ fn api_of(opened: &Opened, clock: Arc<dyn Clock>, limits: Limits) -> Arc<NodeApi
         clock,
         metrics: Metrics::new(START),
         lifetimes: SvidLifetimes::default(),
+        dns_names: Vec::new(),
         limits,
     })
 }

@@ -109,6 +109,22 @@ CREATE TABLE mint_log (
     collected_at  INTEGER NOT NULL
 ) STRICT;
 
+-- Issuers of users: OpenID Connect providers whose tokens about users are believed, with the keys that they had when last asked.
+CREATE TABLE issuer (
+    name            TEXT    PRIMARY KEY,
+    url             TEXT    NOT NULL UNIQUE,
+    audiences       TEXT    NOT NULL, -- JSON array of strings
+    algorithms      TEXT    NOT NULL, -- JSON array of strings, the preferred one first
+    roles_claim     TEXT,
+    roots           TEXT,             -- PEM; NULL: those of the system
+    keys_from_file  INTEGER NOT NULL CHECK (keys_from_file IN (0, 1)), -- given by an administrator, never fetched
+    jwks            TEXT,             -- public keys alone
+    keys_at         INTEGER,          -- the issuer's keys at that time
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL,
+    CHECK ((jwks IS NULL) = (keys_at IS NULL))
+) STRICT;
+
 -- The audit chain: hash = SHA-256(previous hash || seq || at || kind || body, each length-prefixed); before the
 -- first record stands a hash over chain, trust domain and root. One chain per CA process; every group of records
 -- that was written together ends in a signed head.
