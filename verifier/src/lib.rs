@@ -13,6 +13,8 @@ pub mod authenticate;
 pub mod authorization;
 pub mod caller;
 pub mod clock;
+#[cfg(feature = "workload-api")]
+pub mod credential;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "workload-api")]

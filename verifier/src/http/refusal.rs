@@ -5,6 +5,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::GuardedBody;
 use crate::authorization::Refusal;
+#[cfg(feature = "tonic")]
+use crate::authorization::Refused;
 
 /// Over plain HTTP a status and a problem document (RFC 9457) without reasons; over gRPC an answer of trailers alone.
 pub(super) fn response<B>(refusal: Refusal, grpc: bool) -> Response<GuardedBody<B>> {
@@ -42,19 +44,36 @@ macro_rules! problem {
 }
 use problem;
 
+fn grpc_status(refusal: Refusal) -> (i32, &'static str) {
+    match refusal {
+        Refusal::Unauthenticated => (16, "unauthenticated"),
+        Refusal::Denied => (7, "permission denied"),
+        Refusal::Malformed => (3, "malformed request"),
+        Refusal::Limited { .. } => (8, "too many requests"),
+        Refusal::Unavailable => (14, "unavailable"),
+        Refusal::Broken => (13, "internal error"),
+    }
+}
+
+/// So that a handler of tonic hands on what [`Grant::check`](super::Grant::check) says with `?`.
+#[cfg(feature = "tonic")]
+impl From<Refused> for tonic::Status {
+    fn from(refused: Refused) -> Self {
+        let (code, message) = grpc_status(refused.refusal);
+        let mut status = Self::new(tonic::Code::from_i32(code), message);
+        if let Refusal::Limited { retry_after } = refused.refusal {
+            status.metadata_mut().insert("retry-after", seconds(retry_after).into());
+        }
+        status
+    }
+}
+
 fn over_grpc<B>(refusal: Refusal) -> Response<GuardedBody<B>> {
-    let (status, message) = match refusal {
-        Refusal::Unauthenticated => ("16", "unauthenticated"),
-        Refusal::Denied => ("7", "permission denied"),
-        Refusal::Malformed => ("3", "malformed request"),
-        Refusal::Limited { .. } => ("8", "too many requests"),
-        Refusal::Unavailable => ("14", "unavailable"),
-        Refusal::Broken => ("13", "internal error"),
-    };
+    let (status, message) = grpc_status(refusal);
     let mut response = Response::new(GuardedBody::refused(Bytes::new()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(status));
+    headers.insert("grpc-status", HeaderValue::from(status));
     headers.insert("grpc-message", HeaderValue::from_static(message));
     if let Refusal::Limited { retry_after } = refusal {
         headers.insert("retry-after", HeaderValue::from(seconds(retry_after)));
