@@ -24,6 +24,12 @@ pub struct Programs {
     pub limits: PathBuf,
     /// The example that calls that one.
     pub job: PathBuf,
+    /// The hub of settings.
+    pub config_service: PathBuf,
+    /// Its command line.
+    pub configctl: PathBuf,
+    /// A service that has its settings from it.
+    pub exporter: PathBuf,
 }
 
 /// Why there are no programs.
@@ -52,7 +58,8 @@ pub fn build() -> Result<Programs, BuildError> {
 }
 
 fn cargo_build(inside: &Path) -> Result<Programs, BuildError> {
-    let names = ["bonafide-ca", "bonafide-agent", "photo", "web", "limits", "job"];
+    let names =
+        ["bonafide-ca", "bonafide-agent", "photo", "web", "limits", "job", "config-service", "configctl", "exporter"];
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(inside.parent().unwrap_or(inside)).args([
         "build",
@@ -83,6 +90,9 @@ fn cargo_build(inside: &Path) -> Result<Programs, BuildError> {
         web: take("web")?,
         limits: take("limits")?,
         job: take("job")?,
+        config_service: take("config-service")?,
+        configctl: take("configctl")?,
+        exporter: take("exporter")?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! A real browser without a screen: Chromium, driven through chromedriver's WebDriver protocol, which is plain HTTP and JSON.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64ct::{Base64, Encoding};
@@ -83,13 +83,31 @@ impl Browser {
 
     /// What a person reads on the page.
     pub async fn text(&self) -> String {
-        self.text_of("body").await
+        text(&self.run("return document.body ? document.body.innerText : ''").await)
     }
 
     /// What a person reads of one element, by its CSS selector.
     pub async fn text_of(&self, selector: &str) -> String {
         let element = self.find(selector).await;
         text(&self.command(Method::GET, &format!("/element/{element}/text"), &Value::Null).await)
+    }
+
+    /// Waits until it is at this page: a click returns before what it leads to is there.
+    pub async fn arrive(&self, url: &str) {
+        self.wait_until(url, async || self.url().await == url).await;
+    }
+
+    /// Waits until a person can read this on the page.
+    pub async fn see(&self, words: &str) {
+        self.wait_until(words, async || self.text().await.contains(words)).await;
+    }
+
+    async fn wait_until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so().await {
+            assert!(began.elapsed() < SOON, "never `{what}`, but {}: {}", self.url().await, self.text().await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Replaces what stands in a field.

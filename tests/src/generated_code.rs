@@ -110,6 +110,18 @@ const CONTRACTS: &[Contract] = &[
             codec: PROST,
         }],
     },
+    Contract {
+        proto: ("examples/proto", "settings.proto"),
+        outputs: &[Output {
+            directory: "examples/src/generated",
+            generated: "bonafide.examples.settings.v1.rs",
+            name: "settings",
+            client: true,
+            server: true,
+            descriptors: true,
+            codec: PROST,
+        }],
+    },
 ];
 
 /// Generates everything; returns the files that differed from what was there. With `check`, writes none.

@@ -1,6 +1,8 @@
 //! The real programs on real sockets: each test has a CA, agents and workloads of its own, and waits for events.
 
 mod clocks;
+mod config_console;
+mod config_service;
 mod contract;
 mod exhaustion;
 mod faults;

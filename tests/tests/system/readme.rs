@@ -22,6 +22,18 @@ fn what_the_readme_tells_to_type_works() {
     readme::type_in("README", &repository::root(), blocks);
 }
 
+#[test]
+fn what_the_guide_of_config_service_tells_to_type_works() {
+    let blocks = shell_blocks("examples/config-service/README.md");
+    assert!(blocks.len() >= 5, "the guide has its blocks");
+    let apart = "cargo run --release --bin config-service-demo";
+    let blocks = blocks.iter().filter(|block| block.text.trim() != apart);
+    let printed = readme::type_in("config-service", &repository::root(), blocks);
+    for rows in ["exported rows=3000 ", "exported rows=5000 "] {
+        assert!(printed.iter().any(|line| line.starts_with(rows)), "{rows}: {printed:#?}");
+    }
+}
+
 /// From API keys to mutual TLS by hand, with what each call is answered.
 #[test]
 fn what_the_guide_to_migration_tells_to_type_works() {
