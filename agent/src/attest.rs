@@ -19,13 +19,16 @@ use std::sync::Arc;
 
 use bonafide_verifier::clock::Clock;
 
-use self::{executable::Executables, names::Names};
 pub(crate) use self::{
     executable::{ExecutableIdentity, ExecutableLimits},
     facts::{Facts, Needs},
     matching::{Difference, matching, nearest_miss, registration},
     names::{HostNames, NameLimits, NameOf, NameService},
     peer::{Binding, Credentials, Peer, PeerError},
+};
+use self::{
+    executable::{Executables, NoExecutable, NoHash},
+    names::Names,
 };
 use crate::view::View;
 
@@ -117,10 +120,12 @@ impl Attestor {
                 }
                 match executable.sha256 {
                     Some(Ok(hash)) => facts.sha256 = Some(hash),
+                    Some(Err(NoHash::Exhausted { error })) => return Err(PeerError::Exhausted { pid, error }),
                     Some(Err(reason)) => facts.notes.push(format!("unix:sha256 is unknown: {reason}")),
                     None => {}
                 }
             }
+            Err(NoExecutable::Exhausted { error }) => return Err(PeerError::Exhausted { pid, error }),
             Err(reason) => facts.without_executable(&reason),
         }
         // What could wait comes first, so that the user, the group and the life of the process are those of now.

@@ -19,7 +19,7 @@ use bonafide_verifier::clock::Clock;
 use quick_cache::sync::Cache;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, stat, statat};
 
-use super::peer::Process;
+use super::peer::{Process, is_exhaustion};
 
 /// Which file a process executes. Another inode, and also another content of it, is another executable.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -69,6 +69,9 @@ pub(crate) enum NoHash {
     TooSlow { limit: Duration },
     #[error("the executable cannot be read: {error}")]
     Unreadable { error: String },
+    /// F-19: nothing is said about the executable.
+    #[error("the agent has no file descriptors or memory left: {error}")]
+    Exhausted { error: String },
 }
 
 /// Why nothing is known about an executable.
@@ -80,6 +83,9 @@ pub(crate) enum NoExecutable {
     TooSlow { limit: Duration },
     #[error("{limit} executables of this user are being looked at already, and their file system does not answer")]
     TooMany { limit: usize },
+    /// F-19: nothing is said about the executable.
+    #[error("the agent has no file descriptors or memory left: {error}")]
+    Exhausted { error: String },
 }
 
 /// How much work looking at executables may be.
@@ -160,7 +166,10 @@ impl Executables {
             job.run()
         });
         match tokio::time::timeout(limit, looking).await {
-            Ok(Ok(found)) => found.map_err(|error| NoExecutable::Unreadable { error: error.to_string() }),
+            Ok(Ok(found)) => found.map_err(|error| match is_exhaustion(&error) {
+                true => NoExecutable::Exhausted { error: error.to_string() },
+                false => NoExecutable::Unreadable { error: error.to_string() },
+            }),
             Ok(Err(ended)) => Err(NoExecutable::Unreadable { error: ended.to_string() }),
             Err(_) => Err(NoExecutable::TooSlow { limit }),
         }
@@ -225,7 +234,10 @@ impl Job {
         if key.size > self.limits.size {
             return Err(NoHash::TooLarge { size: key.size, limit: self.limits.size });
         }
-        let unreadable = |error: io::Error| NoHash::Unreadable { error: error.to_string() };
+        let unreadable = |error: io::Error| match is_exhaustion(&error) {
+            true => NoHash::Exhausted { error: error.to_string() },
+            false => NoHash::Unreadable { error: error.to_string() },
+        };
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = openat(directory, EXE, flags, Mode::empty()).map_err(|error| unreadable(error.into()))?;
         let opened = fstat(&file).map_err(|error| unreadable(error.into()))?;

@@ -141,7 +141,7 @@ impl Facts {
 
     pub(super) fn without_executable(&mut self, reason: &NoExecutable) {
         self.unsure |= match reason {
-            NoExecutable::TooSlow { .. } | NoExecutable::TooMany { .. } => true,
+            NoExecutable::TooSlow { .. } | NoExecutable::TooMany { .. } | NoExecutable::Exhausted { .. } => true,
             NoExecutable::Unreadable { .. } => false,
         };
         self.notes.push(format!("unix:path and unix:sha256 are unknown: {reason}"));

@@ -91,6 +91,16 @@ pub(crate) enum PeerError {
     },
     #[error("cannot ask the kernel who connected")]
     Kernel(#[source] io::Error),
+    /// F-19: that says nothing about the process.
+    #[error("the agent has no file descriptors or memory left to look at the process (pid {pid}): {error}; ask again")]
+    Exhausted { pid: i32, error: String },
+}
+
+/// Whether the agent or its host has run out of something. Whoever asks again may be told.
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
 }
 
 impl PeerError {
@@ -101,7 +111,15 @@ impl PeerError {
             PeerError::Ended { .. } => Reason::ProcessEnded,
             PeerError::ChangedUser { .. } => Reason::UserChanged,
             PeerError::Unreadable { .. } | PeerError::Text { .. } | PeerError::Kernel(_) => Reason::ProcessUnreadable,
+            PeerError::Exhausted { .. } => Reason::AgentExhausted,
         }
+    }
+
+    fn kernel(error: io::Error, pid: i32) -> PeerError {
+        if is_exhaustion(&error) {
+            return PeerError::Exhausted { pid, error: error.to_string() };
+        }
+        PeerError::Kernel(error)
     }
 }
 
@@ -132,7 +150,7 @@ impl Peer {
                     nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL | nix::errno::Errno::ENODATA => {
                         PeerError::Ended { pid: credentials.pid }
                     }
-                    error => PeerError::Kernel(error.into()),
+                    error => PeerError::kernel(error.into(), credentials.pid),
                 })?;
                 Some(Process::hold(pidfd, credentials.pid)?)
             }
@@ -196,7 +214,7 @@ impl Process {
             deprecated,
             reason = "its successor is unsafe, for types whose descriptor may change; an `OwnedFd`'s does not"
         )]
-        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(PeerError::Kernel)?;
+        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(|error| PeerError::kernel(error, pid))?;
         check_alive(&pidfd, pid)?;
         let directory = opened.map_err(|error| match error {
             // It lives, and is hidden from us (hidepid=2).
@@ -214,7 +232,7 @@ impl Process {
         let pidfd =
             rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()).map_err(|error| match error {
                 rustix::io::Errno::SRCH | rustix::io::Errno::INVAL => gone(),
-                error => PeerError::Kernel(error.into()),
+                error => PeerError::kernel(error.into(), pid),
             })?;
         Process::hold(pidfd, pid)
     }
@@ -262,7 +280,7 @@ fn check_alive(pidfd: &AsyncFd<OwnedFd>, pid: i32) -> Result<(), PeerError> {
     match poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
         Ok(0) => Ok(()),
         Ok(_) => Err(PeerError::Ended { pid }),
-        Err(error) => Err(PeerError::Kernel(error.into())),
+        Err(error) => Err(PeerError::kernel(error.into(), pid)),
     }
 }
 
@@ -299,10 +317,41 @@ fn failure(error: rustix::io::Errno, pid: i32, file: &'static str) -> PeerError 
     match error {
         // The directory is not there (any more), or its process has ended.
         rustix::io::Errno::NOENT | rustix::io::Errno::SRCH => PeerError::Ended { pid },
-        error => PeerError::Unreadable { pid, file, source: error.into() },
+        error => {
+            let source = io::Error::from(error);
+            if is_exhaustion(&source) {
+                return PeerError::Exhausted { pid, error: source.to_string() };
+            }
+            PeerError::Unreadable { pid, file, source }
+        }
     }
 }
 
 /// `status` is about 1.5 KiB, and each group takes at most 11 bytes.
 const USUAL_LENGTH: usize = 4096;
 const MAX_LENGTH: usize = 16 * 1024 + 11 * MAX_GROUPS;
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    /// F-19: a workload is not told that it may have nothing because the agent cannot look.
+    #[test]
+    fn f_19_running_out_is_the_agents_fault_and_passes() {
+        let cases = [
+            (Errno::MFILE, Reason::AgentExhausted),
+            (Errno::NFILE, Reason::AgentExhausted),
+            (Errno::NOMEM, Reason::AgentExhausted),
+            (Errno::ACCESS, Reason::ProcessUnreadable),
+            (Errno::SRCH, Reason::ProcessEnded),
+            (Errno::NOENT, Reason::ProcessEnded),
+        ];
+        for (errno, reason) in cases {
+            assert_eq!(failure(errno, 7, "status").reason(), reason, "{errno}");
+        }
+        assert_eq!(PeerError::kernel(Errno::MFILE.into(), 7).reason(), Reason::AgentExhausted);
+        assert_eq!(PeerError::kernel(Errno::INVAL.into(), 7).reason(), Reason::ProcessUnreadable);
+    }
+}

@@ -69,10 +69,10 @@ impl Session {
         let shared = self.caller.shared.clone();
         shared.spread(&self.stop).await?;
         self.views.borrow_and_update();
-        let mut identified = self.caller.identify_now().await?;
+        let mut identified = self.caller.identify_when_possible(&self.stop).await?;
         while self.sent.as_ref().is_some_and(|(sent, _)| identified.may_have_lost(&sent.services)) {
             shared.look_again(&self.stop).await?;
-            identified = self.caller.identify_now().await?;
+            identified = self.caller.identify_when_possible(&self.stop).await?;
         }
         if identified.services.is_empty() {
             return Err(self.caller.redacted(&identified));

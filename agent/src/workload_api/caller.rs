@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bonafide_ca_api::{Reason, refusal};
-use tonic::{Request, Status};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Status};
 
 use super::{Shared, gate::Call};
 use crate::{
@@ -74,6 +75,18 @@ impl Caller {
         let facts = self.attest(&view).await?;
         let services = matching(&view, &facts);
         Ok(Identified { view, facts, services })
+    }
+
+    /// The same for a stream that goes on. An agent that has run out of descriptors or memory cannot look, so it sends nothing until
+    /// it can (F-19); that is no reason to take anything back.
+    pub(crate) async fn identify_when_possible(&mut self, stop: &CancellationToken) -> Result<Identified, Status> {
+        loop {
+            match self.identify_now().await {
+                // No refusal of a process has this code.
+                Err(status) if status.code() == Code::Unavailable => self.shared.clone().look_again(stop).await?,
+                known => return known,
+            }
+        }
     }
 
     /// Who the caller is. Waits a bounded time for a service that is registered a moment later, and for the agent's

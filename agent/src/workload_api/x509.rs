@@ -115,7 +115,7 @@ impl Session {
                 News::Identity => {}
             }
             self.mark_seen();
-            let identified = self.caller.identify_now().await?;
+            let identified = self.caller.identify_when_possible(&self.stop).await?;
             if self.sent.as_ref().is_some_and(|sent| identified.may_have_lost(&sent.identified.services)) {
                 self.caller.shared.clone().look_again(&self.stop).await?;
                 continue;

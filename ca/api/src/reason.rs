@@ -267,6 +267,8 @@ reasons! {
         MintLogUnusable = "mint-log-unusable",
         /// The agent has no state from its CA yet.
         AgentNotReady = "agent-not-ready",
+        /// The agent has no file descriptors or memory left to look at the process.
+        AgentExhausted = "agent-exhausted",
         /// The CA has not issued what is asked for, and there is none from before.
         NotIssued = "not-issued",
         /// The user or process makes too many calls, or too many at once.
