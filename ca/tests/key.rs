@@ -129,7 +129,8 @@ fn a_key_is_created_listed_rotated_and_revoked() {
     // What was written aside is gone.
     let mut names: Vec<_> = fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["batch.key", "export.key", "keys.toml", "new.key"]);
+    assert_eq!(names, ["batch.key", "export.key", "keys.toml", "keys.toml.wrap", "new.key"]);
+    assert_eq!(mode(&folder.path("keys.toml.wrap")), 0o600);
 }
 
 #[test]
@@ -148,7 +149,69 @@ fn no_secret_is_printed() {
         assert!(!said.contains(secret));
     }
     let stored = fs::read_to_string(folder.path("keys.toml")).unwrap();
-    assert!(stored.contains(&shared) && !stored.contains(api_key.trim_end().rsplit('.').next().unwrap()));
+    assert!(!stored.contains(&shared) && !stored.contains(api_key.trim_end().rsplit('.').next().unwrap()));
+}
+
+/// The file of records alone gives no secret away: what a service needs of it is wrapped under a key in another file.
+#[test]
+fn shared_secrets_are_wrapped() {
+    let folder = Folder::new();
+    let base = [
+        "create",
+        "--file",
+        "keys.toml",
+        "--kind",
+        "shared-secret",
+        "--owner",
+        "spiffe://example.org/a",
+        "--audience",
+        "a",
+    ];
+    let create = |more: &[&str]| [base.as_slice(), more].concat();
+    fs::create_dir(folder.path("elsewhere")).unwrap();
+    folder.ok(&create(&["--id", "a", "--secret-file", "a.key", "--wrapping-key", "elsewhere/wrap"]));
+    assert_eq!(mode(&folder.path("elsewhere/wrap")), 0o600);
+    let secret = |name: &str| {
+        let records = folder.records();
+        let record = records.records().iter().find(|record| *record.id == *name).unwrap();
+        let Secrets::Shared(secrets) = &record.secrets else { unreachable!("a shared secret was made") };
+        secrets[0].secret.expose_secret().to_string()
+    };
+    let first = secret("a");
+    assert!(fs::read_to_string(folder.path("a.key")).unwrap().contains(&first), "the caller's side is the same");
+    let file = || fs::read_to_string(folder.path("keys.toml")).unwrap();
+    assert!(!file().contains(&first) && file().contains("wrapping-key = \"elsewhere/wrap\""), "{}", file());
+    // A further one goes under the same key, and one that was put in by hand is wrapped with the next change.
+    let by_hand = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+    let entry = format!(
+        "[[key]]\nid = \"hand\"\nkind = \"shared-secret\"\nowner = \"spiffe://example.org/b\"\naudience = \"a\"\n\
+         expires = 2099-01-01T00:00:00Z\n[[key.secret]]\nid = \"hand.1\"\nvalue = \"{by_hand}\"\ncreated = 2026-11-24T00:00:00Z\n"
+    );
+    fs::write(folder.path("keys.toml"), format!("{}\n{entry}", file())).unwrap();
+    folder.ok(&create(&["--id", "b", "--secret-file", "b.key"]));
+    assert!(!file().contains(by_hand), "{}", file());
+    assert_eq!((secret("a"), secret("hand").as_str()), (first, by_hand));
+    let (code, said) = folder.refused(&create(&["--id", "c", "--secret-file", "c.key", "--wrapping-key", "other"]));
+    assert_eq!(code, 2, "{said}");
+    assert!(!folder.path("other").exists() && !folder.path("c.key").exists());
+    // Without its key, under another one, and with one that others can read, the file is of no use, and says why.
+    let wrap = folder.path("elsewhere/wrap");
+    let key = fs::read_to_string(&wrap).unwrap();
+    let read = || KeyRecords::read(&folder.path("keys.toml"), &TrustDomain::parse("example.org").unwrap());
+    for (text, mode, told) in [
+        ("x".to_owned(), 0o600, "is no wrapping key"),
+        (format!("B{}", &key[1..]), 0o600, "does not open"),
+        (key.clone(), 0o644, "chmod 600"),
+    ] {
+        fs::write(&wrap, text).unwrap();
+        fs::set_permissions(&wrap, fs::Permissions::from_mode(mode)).unwrap();
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains(told) && !error.contains(key.trim_end()), "{error}");
+    }
+    fs::remove_file(&wrap).unwrap();
+    assert!(read().unwrap_err().to_string().contains("elsewhere/wrap"), "the missing file is named");
+    let (code, said) = folder.refused(&["list", "--file", "keys.toml"]);
+    assert_eq!(code, 1, "{said}");
 }
 
 #[test]

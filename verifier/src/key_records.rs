@@ -14,6 +14,8 @@ mod syntax;
 #[cfg(feature = "tokio")]
 mod watch;
 #[cfg(feature = "policy-file")]
+mod wrapping;
+#[cfg(feature = "policy-file")]
 mod write;
 
 #[cfg(test)]
@@ -36,6 +38,8 @@ pub use self::error::{KeyRecordFlaw, KeyRecordsError, Position};
 pub use self::watch::KeyFileHealth;
 #[cfg(feature = "tokio")]
 pub use self::watch::{KeyFileError, read_key_file};
+#[cfg(feature = "policy-file")]
+pub use self::wrapping::{Wrapping, WrappingKey};
 use crate::{
     api_key::{SecretHash, is_key_id},
     caller::Roles,

@@ -172,6 +172,12 @@ pub enum KeyRecordFlaw {
     /// A shared secret that is none.
     #[error(transparent)]
     Secret(#[from] SharedSecretError),
+    /// A wrapped secret, and no key to open it with.
+    #[error("the secret is wrapped, and the file names no `wrapping-key` to open it with")]
+    NoWrappingKey,
+    /// A wrapped secret that the key does not open: it was wrapped under another one, for another key ID, or is damaged.
+    #[error("`wrapped` does not open with the file's wrapping key; if that key was lost, create new keys")]
+    Wrapped,
     /// The hash of an API key's secret that is none.
     #[error("`sha256` is not 64 hexadecimal digits in lower case")]
     Hash,

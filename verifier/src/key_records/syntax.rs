@@ -11,6 +11,7 @@ use toml::{
 use super::{
     KeyKind, KeyRecord, KeyRecordFlaw, KeyRecords, KeyRecordsError, Keyed, MAX_FILE_BYTES, MAX_RECORDS, MAX_SECRETS,
     MOST_LIFETIME, Position, Secrets,
+    wrapping::{MEMBER, Wrapping},
 };
 use crate::{
     api_key::SecretHash,
@@ -21,7 +22,7 @@ use crate::{
 };
 
 impl KeyRecords {
-    /// Reads a file of key records.
+    /// Reads a file of key records whose shared secrets, if it has any, are not wrapped.
     ///
     /// ```
     /// use bonafide_verifier::{key_records::KeyRecords, spiffe::TrustDomain};
@@ -50,6 +51,18 @@ impl KeyRecords {
     /// # Errors
     /// The first thing that is wrong, and where.
     pub fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, KeyRecordsError> {
+        Self::parse_wrapped(text, trust_domain, None)
+    }
+
+    /// The same with the key that shared secrets are wrapped under.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, and where.
+    pub fn parse_wrapped(
+        text: &str,
+        trust_domain: &TrustDomain,
+        wrapping: Option<&Wrapping>,
+    ) -> Result<Self, KeyRecordsError> {
         let wrong = |(offset, flaw)| KeyRecordsError { at: Position::of(text, offset), flaw };
         if text.len() > MAX_FILE_BYTES {
             return Err(wrong((0, KeyRecordFlaw::TooLarge { bytes: text.len() })));
@@ -57,7 +70,7 @@ impl KeyRecords {
         // What the parser says is left out: it could quote a line that holds a secret.
         let file = DeTable::parse(text)
             .map_err(|error| wrong((error.span().map_or(0, |span| span.start), KeyRecordFlaw::Syntax)))?;
-        let (records, starts) = read_file(&file).map_err(wrong)?;
+        let (records, starts) = read_file(&file, wrapping).map_err(wrong)?;
         Self::new(trust_domain.clone(), records)
             .map_err(|(index, flaw)| wrong((starts.get(index).copied().unwrap_or_default(), flaw)))
     }
@@ -68,19 +81,19 @@ impl KeyRecords {
     ///
     /// # Errors
     /// As [`KeyRecords::parse`].
-    pub fn parse_of_first_owner(text: &str) -> Result<Option<Self>, KeyRecordsError> {
+    pub fn parse_of_first_owner(text: &str, wrapping: Option<&Wrapping>) -> Result<Option<Self>, KeyRecordsError> {
         let first = DeTable::parse(text.get(..MAX_FILE_BYTES).unwrap_or(text)).ok().and_then(|file| {
             let keys = file.get_ref().get("key")?.get_ref().as_array()?;
             let owner = keys.first()?.get_ref().as_table()?.get("owner")?.get_ref().as_str()?;
             SpiffeId::parse(owner).ok()
         });
         match first {
-            Some(owner) => Self::parse(text, owner.trust_domain()).map(Some),
+            Some(owner) => Self::parse_wrapped(text, owner.trust_domain(), wrapping).map(Some),
             None => {
                 // Whatever is wrong with it is wrong in any trust domain; a file without records has none.
                 let any = TrustDomain::parse("x")
                     .map_err(|_| KeyRecordsError { at: Position::of(text, 0), flaw: KeyRecordFlaw::Syntax })?;
-                Self::parse(text, &any).map(|_| None)
+                Self::parse_wrapped(text, &any, wrapping).map(|_| None)
             }
         }
     }
@@ -90,9 +103,12 @@ impl KeyRecords {
 pub(super) type Wrong = (usize, KeyRecordFlaw);
 
 /// The records, and where each begins.
-fn read_file(file: &Spanned<DeTable<'_>>) -> Result<(Vec<KeyRecord>, Vec<usize>), Wrong> {
+fn read_file(file: &Spanned<DeTable<'_>>, wrapping: Option<&Wrapping>) -> Result<(Vec<KeyRecord>, Vec<usize>), Wrong> {
     let file = Members { start: file.span().start, table: file.get_ref() };
-    file.only(&["version", "key"])?;
+    file.only(&["version", MEMBER, "key"])?;
+    if file.table.contains_key(MEMBER) {
+        file.text(MEMBER)?;
+    }
     let version = file.required("version")?;
     if whole(version) != Some(1) {
         return Err((version.span().start, KeyRecordFlaw::Version));
@@ -100,12 +116,12 @@ fn read_file(file: &Spanned<DeTable<'_>>) -> Result<(Vec<KeyRecord>, Vec<usize>)
     let (mut records, mut starts) = (Vec::new(), Vec::new());
     for entry in file.tables("key", MAX_RECORDS, |_| KeyRecordFlaw::TooMany)? {
         starts.push(entry.start);
-        records.push(read_record(&entry)?);
+        records.push(read_record(&entry, wrapping)?);
     }
     Ok((records, starts))
 }
 
-fn read_record(record: &Members<'_, '_>) -> Result<KeyRecord, Wrong> {
+fn read_record(record: &Members<'_, '_>, wrapping: Option<&Wrapping>) -> Result<KeyRecord, Wrong> {
     let (kind_at, kind) = record.text("kind")?;
     let kind = KeyKind::parse(kind).ok_or((kind_at, KeyRecordFlaw::Kind))?;
     record.only(match kind {
@@ -137,7 +153,10 @@ fn read_record(record: &Members<'_, '_>) -> Result<KeyRecord, Wrong> {
         most_lifetime,
         expires_at: record.date("expires")?,
         secrets: match kind {
-            KeyKind::SharedSecret => Secrets::Shared(secrets.iter().map(read_shared_secret).collect::<Result<_, _>>()?),
+            KeyKind::SharedSecret => {
+                let read = |entry| read_shared_secret(entry, wrapping);
+                Secrets::Shared(secrets.iter().map(read).collect::<Result<_, _>>()?)
+            }
             KeyKind::ApiKey => Secrets::ApiKey(secrets.iter().map(read_hash).collect::<Result<_, _>>()?),
         },
         owner,
@@ -158,11 +177,20 @@ pub(super) fn read_roles(record: &Members<'_, '_>) -> Result<Roles, Wrong> {
     names.iter().map(role).collect()
 }
 
-fn read_shared_secret(entry: &Members<'_, '_>) -> Result<Keyed<SharedSecret>, Wrong> {
-    entry.only(&["id", "value", "created"])?;
-    let (at, value) = entry.text("value")?;
-    let secret = SharedSecret::parse(value).map_err(|error| (at, KeyRecordFlaw::Secret(error)))?;
-    Ok(Keyed { key_id: entry.text("id")?.1.into(), secret, created_at: entry.date("created")? })
+/// Wrapped, as we write it, or as it is: a secret that the other side made is put in by hand.
+fn read_shared_secret(entry: &Members<'_, '_>, wrapping: Option<&Wrapping>) -> Result<Keyed<SharedSecret>, Wrong> {
+    let is_wrapped = entry.table.contains_key("wrapped");
+    entry.only(&["id", if is_wrapped { "wrapped" } else { "value" }, "created"])?;
+    let key_id = entry.text("id")?.1;
+    let secret = if is_wrapped {
+        let (at, wrapped) = entry.text("wrapped")?;
+        let wrapping = wrapping.ok_or((at, KeyRecordFlaw::NoWrappingKey))?;
+        wrapping.key.unwrap(key_id, wrapped).ok_or((at, KeyRecordFlaw::Wrapped))?
+    } else {
+        let (at, value) = entry.text("value")?;
+        SharedSecret::parse(value).map_err(|error| (at, KeyRecordFlaw::Secret(error)))?
+    };
+    Ok(Keyed { key_id: key_id.into(), secret, created_at: entry.date("created")? })
 }
 
 fn read_hash(entry: &Members<'_, '_>) -> Result<Keyed<SecretHash>, Wrong> {

@@ -49,6 +49,13 @@ pub enum KeyFileError {
         /// Which.
         path: PathBuf,
     },
+    /// Named as the wrapping key of a file of records, and none.
+    #[cfg(feature = "policy-file")]
+    #[error("`{}` is no wrapping key: one is 43 characters of base64url, as `bonafide-ca key create` writes it", .path.display())]
+    NoWrappingKey {
+        /// Which.
+        path: PathBuf,
+    },
     /// Its records cannot be taken.
     #[cfg(feature = "policy-file")]
     #[error("{}:{source}", .path.display())]
@@ -142,7 +149,12 @@ mod follow {
     use tracing::{info, warn};
 
     use super::{KeyFileError, Stamp, read_key_file, stamp};
-    use crate::{authenticate::Authenticators, clock::Clock, key_records::KeyRecords, spiffe::TrustDomain};
+    use crate::{
+        authenticate::Authenticators,
+        clock::Clock,
+        key_records::{KeyRecords, Wrapping},
+        spiffe::TrustDomain,
+    };
 
     /// How the following of a file goes. Cheap to clone; clones are the same.
     #[derive(Clone, Debug, Default)]
@@ -161,13 +173,15 @@ mod follow {
     }
 
     impl KeyRecords {
-        /// Reads the file of key records, which its owner alone has access to.
+        /// Reads the file of key records, which its owner alone has access to, and the file of the wrapping key that it names.
         ///
         /// # Errors
         /// When it cannot be read, or its records cannot be taken.
         pub fn read(path: &Path, trust_domain: &TrustDomain) -> Result<Self, KeyFileError> {
             let text = read_key_file(path)?;
-            Self::parse(&text, trust_domain).map_err(|source| KeyFileError::Records { path: path.to_owned(), source })
+            let wrapping = Wrapping::of_file(path, &text)?;
+            Self::parse_wrapped(&text, trust_domain, wrapping.as_ref())
+                .map_err(|source| KeyFileError::Records { path: path.to_owned(), source })
         }
     }
 

@@ -4,16 +4,34 @@ use std::fmt::Write;
 
 use zeroize::Zeroizing;
 
-use super::{KeyKind, KeyRecords, Secrets};
+use super::{
+    KeyKind, KeyRecords, Secrets,
+    wrapping::{MEMBER, Wrapping},
+};
 use crate::x509::Hex;
 
 impl KeyRecords {
     /// The file, which holds the shared secrets: it goes into a file that its owner alone can read.
     #[must_use]
     pub fn expose_secret_toml(&self) -> Zeroizing<String> {
+        // Without a key nothing can fail.
+        self.toml(None).unwrap_or_default()
+    }
+
+    /// The file, with shared secrets wrapped. None if there is no randomness.
+    #[must_use]
+    pub fn wrapped_toml(&self, wrapping: &Wrapping) -> Option<Zeroizing<String>> {
+        self.toml(Some(wrapping))
+    }
+
+    fn toml(&self, wrapping: Option<&Wrapping>) -> Option<Zeroizing<String>> {
         // As large as it can get, so that no copy is left behind by growing.
-        let mut file = Zeroizing::new(String::with_capacity(256 + self.records().iter().map(room_for).sum::<usize>()));
+        let mut file = Zeroizing::new(String::with_capacity(8192 + self.records().iter().map(room_for).sum::<usize>()));
         file.push_str("# Keys of callers. Written by `bonafide-ca key`; keep it readable by its owner alone (mode 0600).\nversion = 1\n");
+        if let Some(wrapping) = wrapping {
+            // Writing to a string cannot fail.
+            let _ = writeln!(file, "{MEMBER} = {}", toml::Value::String(wrapping.file.to_string()));
+        }
         for record in self.records() {
             let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
             let mut line = |member: &str, value: &dyn std::fmt::Display| {
@@ -35,7 +53,13 @@ impl KeyRecords {
                 Secrets::Shared(secrets) => {
                     for keyed in secrets {
                         line("\n[[key.secret]]\nid", &text(&keyed.key_id));
-                        line("value", &format_args!("\"{}\"", keyed.secret.expose_secret().as_str()));
+                        match wrapping {
+                            Some(wrapping) => {
+                                let wrapped = wrapping.key.wrap(&keyed.key_id, &keyed.secret)?;
+                                line("wrapped", &format_args!("\"{wrapped}\""));
+                            }
+                            None => line("value", &format_args!("\"{}\"", keyed.secret.expose_secret().as_str())),
+                        }
                         line("created", &keyed.created_at);
                     }
                 }
@@ -48,7 +72,7 @@ impl KeyRecords {
                 }
             }
         }
-        file
+        Some(file)
     }
 }
 

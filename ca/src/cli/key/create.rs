@@ -24,7 +24,7 @@ use crate::settings::duration;
 /// Create a key: the record goes into the service's file, the secret into a file for the caller
 ///
 /// The secret is made here, of 256 random bits, and is shown nowhere: give the caller its file. For an API key the record holds
-/// SHA-256 of it alone.
+/// SHA-256 of it alone; a shared secret is wrapped there under a key that lies in a file of its own, which the service needs too.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -62,6 +62,9 @@ pub(crate) struct Create {
     /// The longest that a token may live, at most 10m (shared secrets; default 10m)
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     max_lifetime: Option<Duration>,
+    /// The file of the key that shared secrets are wrapped under in the file of records; made if it is not there (default: FILE.wrap)
+    #[arg(long, value_name = "FILE")]
+    wrapping_key: Option<PathBuf>,
     /// When the key ends (default: 90d from now; for a rotated one as before)
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     expires_in: Option<Duration>,
@@ -88,7 +91,7 @@ struct Created {
 
 impl Create {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let file = KeyFile::open(&self.records.file)?;
+        let mut file = KeyFile::open(&self.records.file)?;
         let now = whole_seconds(SystemClock.now());
         let mut records: Vec<KeyRecord> = file.records().map(|records| records.records().to_vec()).unwrap_or_default();
         let (index, caller_key) = match &self.rotate {
@@ -105,6 +108,13 @@ impl Create {
             None => record.owner.trust_domain().clone(),
         };
         let records = KeyRecords::new(trust_domain, records).map_err(|(_, flaw)| Failure::Usage(flaw.to_string()))?;
+        if record.kind() == KeyKind::SharedSecret {
+            file.wrap_secrets(self.wrapping_key.as_deref())?;
+        } else if self.wrapping_key.is_some() {
+            return Err(Failure::Usage(
+                "--wrapping-key is for shared secrets; of an API key only a hash is kept".to_owned(),
+            ));
+        }
         // The caller's first: a record whose secret nobody has would be of no use, and would have to be found and revoked.
         write_secret(&self.secret_file, &caller_key.expose_secret_file())?;
         if let Err(failure) = file.replace(&records) {
@@ -232,7 +242,7 @@ fn default_id(owner: &SpiffeId) -> Result<String, Failure> {
     Ok(format!("{name}-{}", data_encoding::HEXLOWER.encode(&random)))
 }
 
-fn no_randomness() -> Failure {
+pub(super) fn no_randomness() -> Failure {
     Failure::Failed("the operating system gives no random numbers".to_owned())
 }
 

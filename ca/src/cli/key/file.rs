@@ -5,9 +5,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use bonafide_verifier::key_records::{KeyFileError, KeyRecords, read_key_file};
+use bonafide_verifier::key_records::{KeyFileError, KeyRecords, Wrapping, WrappingKey, read_key_file};
 use nix::{
     fcntl::{Flock, FlockArg},
     libc,
@@ -20,6 +21,8 @@ pub(super) struct KeyFile {
     path: PathBuf,
     directory: Flock<File>,
     records: Option<KeyRecords>,
+    /// What shared secrets are wrapped under, if there are or were any.
+    wrapping: Option<Wrapping>,
 }
 
 impl KeyFile {
@@ -34,16 +37,57 @@ impl KeyFile {
         };
         let directory = File::open(parent).map_err(|error| failed(&error))?;
         let directory = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| failed(&errno))?;
-        let records = match read(path) {
-            Err(KeyFileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        let (records, wrapping) = match read(path) {
+            // That of the wrapping key is another matter.
+            Err(KeyFileError::Read { source, path: missing })
+                if source.kind() == io::ErrorKind::NotFound && missing == path =>
+            {
+                (None, None)
+            }
             other => other.map_err(unusable)?,
         };
-        Ok(Self { path: path.to_owned(), directory, records })
+        Ok(Self { path: path.to_owned(), directory, records, wrapping })
     }
 
     /// What is in it; none while it has no record.
     pub(super) fn records(&self) -> Option<&KeyRecords> {
         self.records.as_ref()
+    }
+
+    /// Sees to it that shared secrets can be wrapped: with the key that the file names, else with the one in `chosen`, which is made if it is not
+    /// there. By default that is `FILE.wrap`.
+    pub(super) fn wrap_secrets(&mut self, chosen: Option<&Path>) -> Result<(), Failure> {
+        let named = match (&self.wrapping, chosen) {
+            (Some(wrapping), Some(chosen)) if Path::new(&*wrapping.file) != chosen => {
+                return Err(Failure::Usage(format!(
+                    "`{}` names `{}` as its wrapping key already; leave --wrapping-key out",
+                    self.path.display(),
+                    wrapping.file
+                )));
+            }
+            (Some(_), _) => return Ok(()),
+            (None, Some(chosen)) => chosen.to_owned(),
+            (None, None) => {
+                let mut name = self.path.file_name().unwrap_or_default().to_owned();
+                name.push(".wrap");
+                PathBuf::from(name)
+            }
+        };
+        let Some(file) = named.to_str() else {
+            return Err(Failure::Usage(format!("`{}` is not UTF-8, so no file can name it", named.display())));
+        };
+        let path = self.path.parent().unwrap_or(Path::new("")).join(&named);
+        let key = match read_key_file(&path) {
+            Ok(text) => WrappingKey::parse(&text).ok_or(KeyFileError::NoWrappingKey { path }).map_err(unusable)?,
+            Err(KeyFileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let key = WrappingKey::generate().ok_or_else(super::create::no_randomness)?;
+                write_secret(&path, &format!("{}\n", key.expose_secret().as_str()))?;
+                key
+            }
+            Err(error) => return Err(unusable(error)),
+        };
+        self.wrapping = Some(Wrapping { file: file.into(), key: Arc::new(key) });
+        Ok(())
     }
 
     /// Puts these in its place: written aside with mode 0600, synced, renamed, the directory synced. It stays its owner's.
@@ -56,6 +100,10 @@ impl KeyFile {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
+        let text = match &self.wrapping {
+            Some(wrapping) => records.wrapped_toml(wrapping).ok_or_else(super::create::no_randomness)?,
+            None => records.expose_secret_toml(),
+        };
         let write = || {
             let mut file = create_new(&aside)?;
             if let Ok(earlier) = fs::metadata(&self.path) {
@@ -64,7 +112,7 @@ impl KeyFile {
                     fchown(&file, Some(earlier.uid()), Some(earlier.gid()))?;
                 }
             }
-            file.write_all(records.expose_secret_toml().as_bytes())?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&aside, &self.path)?;
             self.directory.sync_all()
@@ -78,12 +126,15 @@ impl KeyFile {
 
 /// Reads the file, for who changes nothing.
 pub(super) fn records_in(path: &Path) -> Result<Option<KeyRecords>, Failure> {
-    read(path).map_err(unusable)
+    read(path).map(|(records, _)| records).map_err(unusable)
 }
 
-fn read(path: &Path) -> Result<Option<KeyRecords>, KeyFileError> {
+fn read(path: &Path) -> Result<(Option<KeyRecords>, Option<Wrapping>), KeyFileError> {
     let text = read_key_file(path)?;
-    KeyRecords::parse_of_first_owner(&text).map_err(|source| KeyFileError::Records { path: path.to_owned(), source })
+    let wrapping = Wrapping::of_file(path, &text)?;
+    let records = KeyRecords::parse_of_first_owner(&text, wrapping.as_ref());
+    let records = records.map_err(|source| KeyFileError::Records { path: path.to_owned(), source })?;
+    Ok((records, wrapping))
 }
 
 fn unusable(error: KeyFileError) -> Failure {
