@@ -34,6 +34,7 @@ mod error;
 mod headers;
 mod session;
 mod single_use;
+mod still_known;
 #[cfg(feature = "jwt")]
 mod verified_tokens;
 
@@ -262,8 +263,11 @@ impl Authenticators {
                 now: presented.at,
             });
         }
-        let proof = Proof { kind: ProofKind::X509Svid, key_id: peer.serial().to_hex() };
-        Ok(Some(Accepted::without_record(Caller::new(peer.id().clone(), proof, peer.not_after()))))
+        let caller = peer.caller(|peer| {
+            let proof = Proof { kind: ProofKind::X509Svid, key_id: peer.serial().to_hex() };
+            Caller::new(peer.id().clone(), proof, peer.not_after())
+        });
+        Ok(Some(Accepted::without_record(caller.clone())))
     }
 
     fn of_authorization(&self, presented: &Presented<'_>) -> Result<Option<Accepted>, AuthenticateError> {

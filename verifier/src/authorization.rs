@@ -1,8 +1,9 @@
 //! What a server builds once: who callers are, what they may do, how often, and where that is written down.
 //!
 //! [`Authorization::authorize`] is a plain function over what a request carries and wants. The layer for hyper, axum and tonic
-//! ([`crate::http`]) calls it; everything else, a raw TCP server for one, calls it itself.
+//! ([`crate::http`]) calls it; everything else calls it itself, a server of raw TCP by [`Authorization::authorize_connection`].
 
+mod connection;
 #[cfg(all(feature = "jwt", feature = "tower", feature = "tokio"))]
 mod exchange;
 #[cfg(feature = "tokio")]
@@ -30,6 +31,7 @@ use crate::{
     spiffe::SpiffeId,
 };
 
+pub use self::connection::{CONNECT, ConnectionGrant};
 #[cfg(feature = "tokio")]
 pub use self::reload::{PolicyFiles, ReloadState};
 #[cfg(feature = "jwt")]
@@ -316,7 +318,7 @@ impl Authorization {
         self.decide(&access, self.record_of(granted, at, recorded), began).map(drop)
     }
 
-    /// Whether what was granted still is: the credential has not ended, and the policy of today says the same. A user whose token has ended
+    /// Whether what was granted still is: the credential has not ended, its key is still taken, and the policy of today says the same. A user whose token has ended
     /// is none any more. For streams, WebSockets and whatever else lasts. Records nothing when it is.
     ///
     /// # Errors
@@ -331,6 +333,9 @@ impl Authorization {
         let access = granted.access(operation, at);
         let mut record = self.record_of(granted, at, recorded);
         record.user = access.user.map(|user| user.sub);
+        if !self.0.authenticators.still_knows(&granted.caller) {
+            return Err(self.refuse(record, began, Refusal::Unauthenticated, "key-withdrawn"));
+        }
         let Some(active) = self.0.policy.load_full() else {
             return Err(self.refuse(record, began, Refusal::Unavailable, "no-policy"));
         };
@@ -368,6 +373,22 @@ impl Authorization {
         let mut record = Record::new(at, recorded, Outcome::Allowed, "");
         record.service = self.0.service.as_ref();
         self.refuse(record, self.0.clock.boot(), refusal, reason)
+    }
+
+    /// Refuses what is not there, whoever asks for it; and records that. A stranger is refused as a stranger: nobody learns what there is before
+    /// it is known who they are (trap 19).
+    pub fn refuse_known(&self, attempt: &Attempt<'_>, refusal: Refusal, reason: &'static str) -> Refused {
+        let began = self.0.clock.boot();
+        let mut record = Record::new(attempt.presented.at, attempt.recorded, Outcome::Allowed, "");
+        (record.service, record.trace) = (self.0.service.as_ref(), attempt.trace);
+        match self.0.authenticators.authenticate(&attempt.presented) {
+            Ok(Some(caller)) => {
+                record.caller = Some(&caller);
+                self.refuse(record, began, refusal, reason)
+            }
+            Ok(None) => self.refuse(record, began, Refusal::Unauthenticated, "no-credential"),
+            Err(error) => self.refuse(record, began, error.refusal().into(), error.code()),
+        }
     }
 
     /// Takes another policy from now on. Requests that are being decided keep theirs.
@@ -428,11 +449,11 @@ impl Authorization {
     }
 
     fn decide(&self, access: &Access<'_>, record: Record<'_>, began: Duration) -> Result<Effect, Refused> {
-        let (active, candidate) = (self.0.policy.load_full(), self.0.candidate.load_full());
+        let (policy, candidate) = (self.0.policy.load(), self.0.candidate.load());
         let mut record: Record<'_> = record;
         record.caller = Some(access.caller);
         record.user = access.user.map(|user| user.sub);
-        let Some(active) = active.as_deref() else {
+        let Some(active) = policy.as_deref() else {
             return Err(self.refuse(record, began, Refusal::Unavailable, "no-policy"));
         };
         let decision = active.policy.decide(access);

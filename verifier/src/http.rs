@@ -20,6 +20,7 @@ mod refusal;
 mod request;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::{
     fmt,
@@ -30,16 +31,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 #[cfg(feature = "tonic")]
 pub use self::axum::DescriptorError;
 #[cfg(feature = "axum")]
-pub use self::axum::{Protected, RequireUser, RouteReport, Routes};
-pub use self::{body::GuardedBody, grant::Grant};
-use self::{body::Watch, request::Seen};
+pub use self::axum::{Protected, ProtectedFuture, RequireUser, RouteReport, Routes};
+pub use self::{
+    body::GuardedBody,
+    grant::Grant,
+};
+use self::{body::Watch, request::Seen, upgrade::Upgrade};
 use crate::authorization::{Authorization, Refusal};
 
 /// Puts a service behind an [`Authorization`]. Works for any tower service over [`http::Request`].
@@ -131,13 +135,14 @@ where
 {
     match request::decide(shared, &request) {
         Ok(grant) => {
+            let upgrade = Upgrade::of(&request);
             request.extensions_mut().insert(grant.caller().clone());
             if let Some(on_behalf_of) = grant.on_behalf_of() {
                 request.extensions_mut().insert(on_behalf_of.clone());
             }
             request.extensions_mut().insert(grant.clone());
             let inner = grant.within(|| inner.call(request));
-            AuthorizedFuture::Inside { inner, grant: Some(grant) }
+            AuthorizedFuture::Inside { inner, grant: Some(grant), upgrade }
         }
         Err((refusal, seen)) => AuthorizedFuture::Refused { refusal, grpc: seen == Seen::Grpc },
     }
@@ -162,7 +167,7 @@ pin_project! {
     #[allow(missing_docs)]
     pub enum AuthorizedFuture<F> {
         Waiting { looking: LookUp, then: Option<Box<dyn FnOnce() -> AuthorizedFuture<F> + Send>> },
-        Inside { #[pin] inner: F, grant: Option<Grant> },
+        Inside { #[pin] inner: F, grant: Option<Grant>, upgrade: Upgrade },
         Refused { refusal: Refusal, grpc: bool },
     }
 }
@@ -195,7 +200,7 @@ where
         match self.project() {
             // INVARIANT: what follows is decided at once, and waits for nothing more.
             Projected::Waiting { .. } => Poll::Pending,
-            Projected::Inside { inner, grant } => {
+            Projected::Inside { inner, grant, upgrade } => {
                 let response = match grant {
                     Some(grant) => ready!(grant.within(|| inner.poll(cx)))?,
                     None => ready!(inner.poll(cx))?,
@@ -203,7 +208,12 @@ where
                 Poll::Ready(Ok(match grant.take() {
                     // The rule wanted facts and nobody gave any: what the handler did was not allowed by anything.
                     Some(grant) if grant.is_unanswered() => refusal::response(grant.forgotten(), grant.is_grpc()),
-                    Some(grant) => response.map(|body| GuardedBody::inside(body, Watch::new(grant))),
+                    Some(grant) => {
+                        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                            upgrade.follow(grant.clone());
+                        }
+                        response.map(|body| GuardedBody::inside(body, Watch::new(grant)))
+                    }
                     None => response.map(GuardedBody::unwatched),
                 }))
             }

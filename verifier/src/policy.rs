@@ -130,6 +130,12 @@ impl Policy {
     pub fn accepts(&self, kind: ProofKind) -> Option<Timestamp> {
         self.0.accept.until(kind)
     }
+
+    /// The kinds of credentials that the file takes for 30 days more at most, or took once, each with its end.
+    pub fn ending(&self, at: Timestamp) -> impl Iterator<Item = (ProofKind, Timestamp)> {
+        let until = |kind| self.accepts(kind).map(|until| (kind, until));
+        ProofKind::ALL.into_iter().filter_map(until).filter(move |(_, until)| at >= until.saturating_sub(lint::NOTICE))
+    }
 }
 
 impl fmt::Debug for Policy {

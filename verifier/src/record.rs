@@ -99,6 +99,8 @@ pub enum RecordedOperation<'a> {
     /// A gRPC call.
     Grpc {
         /// `package.Service`; empty where no service was found.
+        // A record's own `service` is who decided.
+        #[serde(rename = "grpc_service")]
         service: &'a str,
         /// The method.
         method: &'a str,
@@ -290,6 +292,24 @@ mod tests {
             serde_json::to_string(&record).unwrap().replace(&"ü".repeat(64), "64 characters"),
             r#"{"at":"2027-01-15T08:00:00Z","caller":"spiffe://example.org/export","proof":"api-key","key_id":"k1","token_id":"64 characters","protocol":"http","method":"GET","route":"/v1/config/{key}","outcome":"denied","reason":"no-rule","shadow":{"outcome":"allowed","rule":"all read","policy":"9f2c"},"trace":"0af7651916cd43dd8448eb211c80319c","micros":7}"#
         );
+    }
+
+    /// Operation and record are one object: no member stands in it twice.
+    #[test]
+    fn members_of_a_record_are_told_apart() {
+        let service = SpiffeId::parse("spiffe://example.org/config").unwrap();
+        for operation in [
+            RecordedOperation::Http { method: "GET", route: "/a" },
+            RecordedOperation::Grpc { service: "config.v1.Config", method: "Get" },
+            RecordedOperation::App { action: "a", resource: "b" },
+            RecordedOperation::Connection,
+        ] {
+            let mut record = Record::new(Timestamp::default(), operation, Outcome::Denied, "no-rule");
+            record.service = Some(&service);
+            let text = serde_json::to_string(&record).unwrap();
+            let read = crate::strict_json::parse(text.as_bytes(), 8).unwrap_or_else(|error| panic!("{error}: {text}"));
+            assert_eq!(read["service"], service.as_str(), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!   never holds up another. When too many are unfinished, the oldest is dropped for the newest.
 //! - Failing to accept never ends the loop; it backs off.
 //! - A connection is asked to finish at its closing moment (GOAWAY, `Connection: close`) and cut at its end.
+//! - A handler may take a connection over (`Upgrade`, a WebSocket); it stays in the server's count, and ends as all others do.
 //! - A panic in a handler ends that request's connection or stream alone, and is counted.
 
 mod admission;
@@ -16,6 +17,7 @@ mod io;
 mod options;
 mod request;
 mod standing;
+mod taken_over;
 mod tls_incoming;
 mod unix_incoming;
 
@@ -26,6 +28,8 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
 
+#[cfg_attr(not(feature = "tower"), allow(unused_imports, reason = "the authorization layer uses it"))]
+pub(crate) use self::taken_over::TakenOver;
 use self::{
     admission::Admission,
     connection::{Connections, Streams},

@@ -14,17 +14,39 @@ use tracing::{error, info, warn};
 
 use super::{Authorization, ShadowPolicy};
 use crate::{
+    caller::ProofKind,
+    clock::Timestamp,
     policy::{Loaded, Policy, PolicyErrors},
     spiffe::TrustDomain,
 };
 
 /// Keeps an [`Authorization`]'s policy as its file says.
+///
+/// What a server shows of it in its readiness and its metrics is in [`PolicyFiles::state`]:
+///
+/// ```
+/// use std::sync::{Arc, Mutex, PoisonError};
+///
+/// use bonafide_verifier::authorization::{Authorization, ReloadState};
+///
+/// /// Ready means: there is a policy, and it is the one in the file. The numbers of files taken and refused are metrics.
+/// fn readiness(authorization: &Authorization, state: &Arc<Mutex<ReloadState>>) -> Result<(), String> {
+///     let state = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+///     match state.problem {
+///         Some(problem) => Err(problem),
+///         None if !authorization.has_policy() => Err("no policy yet".to_owned()),
+///         None => Ok(()),
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct PolicyFiles {
     trust_domain: TrustDomain,
     policy: Followed,
     candidate: Option<Followed>,
     state: Arc<Mutex<ReloadState>>,
+    /// The day, since 1970, of which it was last said what is soon accepted no more.
+    said: Option<i64>,
 }
 
 /// How the last reading went. A server that shows it in its readiness tells when a file was changed to something that cannot be read.
@@ -36,6 +58,10 @@ pub struct ReloadState {
     pub refused: u64,
     /// Why the file as it is now was refused. None: what decides is what stands in the file.
     pub problem: Option<String>,
+    /// The same of the candidate: the one before is tried on.
+    pub candidate_problem: Option<String>,
+    /// Kinds of credentials that the policy accepts for 30 days more at most, or no longer, each with its end.
+    pub ending: Vec<(ProofKind, Timestamp)>,
 }
 
 #[derive(Debug)]
@@ -75,7 +101,7 @@ impl PolicyFiles {
     #[must_use]
     pub fn new(trust_domain: TrustDomain, policy: impl Into<PathBuf>) -> Self {
         let policy = Followed { path: policy.into(), seen: None };
-        Self { trust_domain, policy, candidate: None, state: Arc::default() }
+        Self { trust_domain, policy, candidate: None, state: Arc::default(), said: None }
     }
 
     /// With a candidate that is tried beside it. A file that is not there is no candidate.
@@ -130,15 +156,44 @@ impl PolicyFiles {
                 }
             }
         }
+        self.look_at_dates(authorization, now);
         let Some(candidate) = &mut self.candidate else { return };
-        match candidate.if_changed(false).await {
-            None => {}
-            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => authorization.try_beside(None),
+        let problem = match candidate.if_changed(false).await {
+            None => return,
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                authorization.try_beside(None);
+                None
+            }
             Some(read) => match parsed(read, &candidate.path, &self.trust_domain, now) {
-                Ok(loaded) => authorization.try_beside(Some(loaded.policy)),
-                Err(problem) => warn!(error = %problem, "the candidate was refused; the one before is tried on"),
+                Ok(loaded) => {
+                    authorization.try_beside(Some(loaded.policy));
+                    None
+                }
+                Err(problem) => {
+                    warn!(error = %problem, "the candidate was refused; the one before is tried on");
+                    Some(problem.to_string())
+                }
             },
+        };
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).candidate_problem = problem;
+    }
+
+    /// A service runs for months: that an `[accept]` date comes near is said once a day, not only when the file is read.
+    fn look_at_dates(&mut self, authorization: &Authorization, now: Timestamp) {
+        let ending: Vec<_> = authorization.policy().iter().flat_map(|policy| policy.ending(now)).collect();
+        let day = now.unix_seconds().div_euclid(86_400);
+        if self.said != Some(day) {
+            self.said = Some(day);
+            for (kind, until) in &ending {
+                let path = self.policy.path.display();
+                if now < *until {
+                    warn!(%path, %kind, %until, "credentials of this kind are soon refused; the edges tell who still uses them");
+                } else {
+                    warn!(%path, %kind, %until, "credentials of this kind are refused since then");
+                }
+            }
         }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ending = ending;
     }
 }
 
@@ -146,7 +201,7 @@ fn parsed(
     read: io::Result<Vec<u8>>,
     path: &Path,
     trust_domain: &TrustDomain,
-    now: crate::clock::Timestamp,
+    now: Timestamp,
 ) -> Result<Loaded, ReadError> {
     let path = || path.to_owned();
     let bytes = read.map_err(|source| ReadError::Io { path: path(), source })?;
@@ -202,14 +257,17 @@ mod tests {
     use super::*;
     use crate::{
         authenticate::Authenticators,
-        clock::{Clock, ManualClock, Timestamp},
+        clock::{Clock, ManualClock},
         identity::Identity,
         key_records::KeyRecords,
         limits::{Limits, Quotas},
     };
 
     fn authorization() -> Authorization {
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp::from_unix_seconds(1_800_000_000)));
+        authorization_by(Arc::new(ManualClock::at(Timestamp::from_unix_seconds(1_800_000_000))))
+    }
+
+    fn authorization_by(clock: Arc<dyn Clock>) -> Authorization {
         let domain = TrustDomain::parse("example.org").unwrap();
         let (identity, _publisher) = Identity::published(Arc::clone(&clock));
         let authenticators = Authenticators::builder(domain.clone(), identity)
@@ -250,5 +308,58 @@ mod tests {
         let before = state.lock().unwrap().clone();
         files.look(&authorization).await;
         assert_eq!(*state.lock().unwrap(), before, "an unchanged file is not read again");
+    }
+
+    /// A candidate that cannot be read is told, too, and the one before is tried on.
+    #[tokio::test]
+    async fn t_27_a_bad_candidate_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, beside) = (folder.path().join("policy.toml"), folder.path().join("candidate.toml"));
+        fs::write(&path, "version = 1\n").unwrap();
+        let authorization = authorization();
+        let mut files = PolicyFiles::new(TrustDomain::parse("example.org").unwrap(), &path).with_candidate(&beside);
+        let state = files.state();
+        for (text, has_problem) in
+            [(None, false), (Some("version = 2\n"), true), (Some("version = 1\n"), false), (None, false)]
+        {
+            match text {
+                Some(text) => fs::write(&beside, text).unwrap(),
+                None => drop(fs::remove_file(&beside)),
+            }
+            files.look(&authorization).await;
+            assert_eq!(state.lock().unwrap().candidate_problem.is_some(), has_problem, "{text:?}");
+            assert_eq!(state.lock().unwrap().problem, None);
+        }
+    }
+
+    /// A file that nobody touches: the notice comes when the date is 30 days away, stays when it has passed, and goes with the line.
+    #[tokio::test]
+    async fn that_a_date_comes_near_is_said_while_the_service_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.toml");
+        // The day that is named is the last one: the end is 2027-04-01T00:00:00Z.
+        fs::write(&path, "version = 1\n[accept]\napi-key = { until = 2027-03-31 }\n").unwrap();
+        let end = Timestamp::from_unix_seconds(1_806_537_600);
+        let clock = Arc::new(ManualClock::at(Timestamp::from_unix_seconds(1_800_000_000)));
+        let authorization = authorization_by(clock.clone());
+        let mut files = PolicyFiles::new(TrustDomain::parse("example.org").unwrap(), &path);
+        let state = files.state();
+        let month = Duration::from_secs(30 * 86_400);
+        let before = |time: Duration| end.saturating_sub(time);
+        for (now, ending) in [
+            (Timestamp::from_unix_seconds(1_800_000_000), false),
+            (before(month + Duration::from_secs(1)), false),
+            (before(month), true),
+            (before(Duration::from_secs(1)), true),
+            (end.saturating_add(month), true),
+        ] {
+            clock.set(now);
+            files.look(&authorization).await;
+            let expected = if ending { vec![(ProofKind::ApiKey, end)] } else { vec![] };
+            assert_eq!(state.lock().unwrap().ending, expected, "{now}");
+        }
+        fs::write(&path, "version = 1\n").unwrap();
+        files.look(&authorization).await;
+        assert_eq!(state.lock().unwrap().ending, []);
     }
 }

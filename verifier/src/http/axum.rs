@@ -1,16 +1,24 @@
 //! Routes that are declared, and what handlers take from a request.
 
-use std::{convert::Infallible, fmt, task::Context};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use ::axum::{
     Router,
     body::Body,
     extract::{FromRequestParts, OptionalFromRequestParts},
     handler::Handler,
-    http::{Request, Response, request::Parts},
+    http::{Request, Response, header::ALLOW, request::Parts},
     response::IntoResponse,
     routing::{MethodFilter, on},
 };
+
+use pin_project_lite::pin_project;
 
 use super::{AuthorizationLayer, Grant, GrpcService, Shared, refusal};
 use crate::{
@@ -62,6 +70,17 @@ impl Routes {
         let method = if method == Method::Head { Method::Get } else { method };
         self.router = self.router.route(template, on(filter(method), handler));
         self.declared.push((method, template.to_owned()));
+        self
+    }
+
+    /// A route that tells who calls what, and with which kind of credential: an [`EdgesReport`](crate::record::EdgesReport). It needs a rule like
+    /// any other.
+    #[cfg(feature = "serve")]
+    #[must_use]
+    pub fn edges(mut self, template: &str) -> Self {
+        let handler = crate::record::EdgesReport::new(self.authorization.edges());
+        self.router = self.router.route_service(template, handler);
+        self.declared.push((Method::Get, template.to_owned()));
         self
     }
 
@@ -185,14 +204,36 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <Router as tower_service::Service<Request<B>>>::Future;
+    type Future = ProtectedFuture<<Router as tower_service::Service<Request<B>>>::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         <Router as tower_service::Service<Request<B>>>::poll_ready(&mut self.router, cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        tower_service::Service::call(&mut self.router, request)
+        ProtectedFuture { inner: tower_service::Service::call(&mut self.router, request) }
+    }
+}
+
+pin_project! {
+    /// The answer of [`Protected`].
+    #[derive(Debug)]
+    pub struct ProtectedFuture<F> {
+        #[pin]
+        inner: F,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for ProtectedFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(mut response) = ready!(self.project().inner.poll(cx));
+        // Around a refusal axum says which methods the route has: not for whoever is refused (trap 19).
+        if response.extensions().get::<refusal::IsRefusal>().is_some() {
+            response.headers_mut().remove(ALLOW);
+        }
+        Poll::Ready(Ok(response))
     }
 }
 

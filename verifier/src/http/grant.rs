@@ -25,14 +25,13 @@ use crate::{
 /// A request's permission, in its extensions. A handler asks it again with what it knows of the thing that the request is about, and
 /// about actions of the program's own. Cheap to clone; clones are the same.
 #[derive(Clone, Debug)]
-pub struct Grant(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
+// Not behind a pointer of its own: that would be one more allocation for each request.
+pub struct Grant {
     authorization: Authorization,
     granted: Granted,
     asked: Asked,
-    answered: AtomicBool,
+    /// Whether the handler asked, where a rule waits for that.
+    answered: Option<Arc<AtomicBool>>,
 }
 
 /// What was asked for, without what the request carries.
@@ -131,25 +130,26 @@ impl Grant {
     pub const PERIOD: Duration = Duration::from_secs(10);
 
     pub(super) fn new(authorization: Authorization, granted: Granted, asked: Asked) -> Self {
-        Self(Arc::new(Inner { authorization, granted, asked, answered: AtomicBool::new(false) }))
+        let answered = granted.waits_for_facts.then(Arc::default);
+        Self { authorization, granted, asked, answered }
     }
 
     /// Who calls.
     #[must_use]
     pub fn caller(&self) -> &Caller {
-        &self.0.granted.caller
+        &self.granted.caller
     }
 
     /// On whose behalf, if a transaction token says so and the service looks at them.
     #[must_use]
     pub fn on_behalf_of(&self) -> Option<&OnBehalfOf> {
-        self.0.granted.on_behalf_of.as_ref()
+        self.granted.on_behalf_of.as_ref()
     }
 
     /// The user of the request, whichever credential says so: of its transaction token, or at an edge the one who calls or for whom a service calls.
     #[must_use]
     pub fn user(&self) -> Option<User<'_>> {
-        self.0.granted.user(self.0.authorization.clock().now())
+        self.granted.user(self.authorization.clock().now())
     }
 
     /// On whose behalf, for a handler that does nothing without a transaction's user: at an edge that is one whose token was exchanged.
@@ -157,7 +157,7 @@ impl Grant {
     /// # Errors
     /// When the request is not made for anybody; hand it on, it becomes the answer.
     pub fn require_user(&self) -> Result<&OnBehalfOf, Refused> {
-        self.0.authorization.require_user(&self.0.granted, self.0.asked.recorded())
+        self.authorization.require_user(&self.granted, self.asked.recorded())
     }
 
     /// Asks again, with facts about the thing that the request is about. A rule whose condition speaks of `resource` waits for this: a handler
@@ -166,12 +166,14 @@ impl Grant {
     /// # Errors
     /// When the caller may not; hand it on, it becomes the answer.
     pub fn check(&self, facts: &Facts) -> Result<(), Refused> {
-        let asked = &self.0.asked;
-        self.0.answered.store(true, Ordering::Release);
+        let asked = &self.asked;
+        if let Some(answered) = &self.answered {
+            answered.store(true, Ordering::Release);
+        }
         let Some(operation) = asked.operation() else {
             return Err(Refused { refusal: Refusal::Malformed, reason: "path" });
         };
-        self.0.authorization.authorize_with(&self.0.granted, operation, asked.recorded(), facts)
+        self.authorization.authorize_with(&self.granted, operation, asked.recorded(), facts)
     }
 
     /// Asks whether the caller may do something that no request names.
@@ -181,33 +183,22 @@ impl Grant {
     pub fn check_action(&self, action: &str, resource: CanonicalPath<'_>, facts: &Facts) -> Result<(), Refused> {
         let recorded = RecordedOperation::App { action, resource: "" };
         let operation = Operation::App { action, resource };
-        self.0.authorization.authorize_with(&self.0.granted, operation, recorded, facts)
+        self.authorization.authorize_with(&self.granted, operation, recorded, facts)
     }
 
     /// Waits until the permission is gone: the caller's credential has ended, or the policy of the day says another thing. It is looked at
-    /// every [`Grant::PERIOD`] and at the credential's end. The answer's body is followed by the layer; a handler that takes the
-    /// connection over (a WebSocket) ends it when this returns. May be dropped at any time.
+    /// every [`Grant::PERIOD`] and at the credential's end. The answer's body is followed by the layer, and so is a connection of
+    /// [`serve`](crate::serve::serve()) that a handler takes over (a WebSocket); under another server loop the handler ends it when this
+    /// returns. May be dropped at any time.
     pub async fn ended(&self) {
-        let clock = self.0.authorization.clock();
-        loop {
-            let now = clock.now();
-            // A user whose token has ended is looked at once more, as everything then is.
-            let of_user = self.on_behalf_of().map(OnBehalfOf::valid_until).filter(|end| now < *end);
-            let end = of_user.map_or(self.caller().valid_until(), |end| end.min(self.caller().valid_until()));
-            let left = end.since(now);
-            // A little later than the end, not just before it.
-            clock.sleep_for(left.saturating_add(Duration::from_millis(1)).min(Self::PERIOD)).await;
-            if !self.still_holds() {
-                return;
-            }
-        }
+        self.authorization.until_ended(&self.granted, Self::PERIOD, || self.still_holds()).await;
     }
 
     /// Runs a step of the request in the context of its user ([`super::propagate`]). A service that does not look at users has no context, and a request
     /// whose user was not exchanged for a transaction token has none either: a call onward then fails, rather than losing the user.
     pub(super) fn within<T>(&self, step: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tokio")]
-        if self.0.authorization.knows_users()
+        if self.authorization.knows_users()
             && (self.on_behalf_of().is_some() || self.caller().presented_user().is_none())
         {
             return super::propagate::sync_within(self.on_behalf_of().cloned(), step);
@@ -217,31 +208,27 @@ impl Grant {
 
     /// Whether a rule waited for facts and the handler gave none.
     pub(super) fn is_unanswered(&self) -> bool {
-        self.0.granted.waits_for_facts && !self.0.answered.load(Ordering::Acquire)
+        self.answered.as_ref().is_some_and(|answered| !answered.load(Ordering::Acquire))
     }
 
     /// The handler's mistake, recorded.
     pub(super) fn forgotten(&self) -> Refusal {
-        let at = self.0.authorization.clock().now();
-        let refused = self.0.authorization.refuse_undecided(
-            at,
-            self.0.asked.recorded(),
-            Refusal::Broken,
-            "second-stage-not-asked",
-        );
-        tracing::error!(operation = %self.0.asked.recorded(), "a rule waits for facts and the handler gave none; call `Grant::check`");
+        let at = self.authorization.clock().now();
+        let refused =
+            self.authorization.refuse_undecided(at, self.asked.recorded(), Refusal::Broken, "second-stage-not-asked");
+        tracing::error!(operation = %self.asked.recorded(), "a rule waits for facts and the handler gave none; call `Grant::check`");
         refused.refusal
     }
 
     pub(super) fn is_grpc(&self) -> bool {
-        self.0.asked.is_grpc()
+        self.asked.is_grpc()
     }
 
     /// Whether it still holds, for what lasts.
     pub(super) fn still_holds(&self) -> bool {
-        let asked = &self.0.asked;
+        let asked = &self.asked;
         asked.operation().is_some_and(|operation| {
-            self.0.authorization.still_granted(&self.0.granted, operation, asked.recorded()).is_ok()
+            self.authorization.still_granted(&self.granted, operation, asked.recorded()).is_ok()
         })
     }
 }

@@ -8,9 +8,15 @@ use crate::authorization::Refusal;
 #[cfg(feature = "tonic")]
 use crate::authorization::Refused;
 
+/// In the extensions of a refusal's answer, so that whoever hands it on knows it as one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IsRefusal;
+
 /// Over plain HTTP a status and a problem document (RFC 9457) without reasons; over gRPC an answer of trailers alone.
 pub(super) fn response<B>(refusal: Refusal, grpc: bool) -> Response<GuardedBody<B>> {
-    if grpc { over_grpc(refusal) } else { over_http(refusal) }
+    let mut response = if grpc { over_grpc(refusal) } else { over_http(refusal) };
+    response.extensions_mut().insert(IsRefusal);
+    response
 }
 
 fn over_http<B>(refusal: Refusal) -> Response<GuardedBody<B>> {

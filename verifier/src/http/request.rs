@@ -41,22 +41,27 @@ pub(super) fn decide<B>(shared: &Shared, request: &Request<B>) -> Result<Grant, 
     };
     let path = CanonicalPath::parse(request.uri().path()).map_err(|error| refuse(Refusal::Malformed, error.code()))?;
     let operation = operation(&asked, method, path);
+    let presented = presented(request, at);
+    let trace =
+        request.headers().get("traceparent").and_then(|value| value.to_str().ok()).and_then(TraceId::of_traceparent);
+    let recorded = asked.recorded();
+    let attempt = Attempt { presented, operation, recorded, trace };
     match asked.undeclared(shared, method) {
         None => {}
-        Some(Undeclared::Method) => return Err(refuse(Refusal::Denied, "undeclared-method")),
-        Some(Undeclared::Fallback) => return Err(refuse(Refusal::Denied, "no-route")),
+        Some(Undeclared::Method) => {
+            return Err((authorization.refuse_known(&attempt, Refusal::Denied, "undeclared-method").refusal, seen));
+        }
+        Some(Undeclared::Fallback) => {
+            return Err((authorization.refuse_known(&attempt, Refusal::Denied, "no-route").refusal, seen));
+        }
         Some(Undeclared::Route) => {
             let path = request.uri().path();
             tracing::error!(path, "a route that nobody declared; declare it where its router is built");
             return Err(refuse(Refusal::Broken, "undeclared-route"));
         }
     }
-    let presented = presented(request, at);
-    let trace =
-        request.headers().get("traceparent").and_then(|value| value.to_str().ok()).and_then(TraceId::of_traceparent);
-    let recorded = asked.recorded();
     let exchanged = request.extensions().get::<Exchanged>();
-    match authorization.authorize_exchanged(&Attempt { presented, operation, recorded, trace }, exchanged) {
+    match authorization.authorize_exchanged(&attempt, exchanged) {
         Ok(granted) => {
             known(request);
             Ok(Grant::new(authorization.clone(), granted, asked))

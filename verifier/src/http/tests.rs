@@ -1,7 +1,17 @@
 #![cfg(all(feature = "axum", feature = "policy-file"))]
 
+#[cfg(all(feature = "serve", feature = "jwt", feature = "tonic", feature = "cedar"))]
+mod lasting;
+#[cfg(all(feature = "serve", feature = "jwt", feature = "tonic", feature = "cedar"))]
+mod parity;
+#[cfg(all(feature = "serve", feature = "jwt", feature = "tonic", feature = "cedar"))]
+mod raw_h2;
 #[cfg(feature = "serve")]
 mod sockets;
+#[cfg(all(feature = "serve", feature = "jwt", feature = "tonic", feature = "cedar"))]
+mod tracks;
+#[cfg(all(feature = "serve", feature = "jwt", feature = "tonic", feature = "cedar"))]
+mod traps;
 #[cfg(feature = "jwt")]
 mod users;
 

@@ -20,10 +20,11 @@ use super::{
     Incoming, PrepareError, Prepared, Protocol, ServeCounters, ServeOptions,
     admission::Slot,
     io::WriteDeadline,
-    request::{Activity, PerRequest},
+    request::{Activity, PerRequest, with_room},
     standing::Standing,
+    taken_over::{TakenOver, Watched},
 };
-use crate::lifetime::Phase;
+use crate::lifetime::{Lifetime, Phase};
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -151,14 +152,18 @@ impl<I: Incoming> Connections<I> {
     {
         let Prepared { io, extensions, mut lifetime, protocol, stranger: _ } = prepared;
         let activity = Arc::new(Activity::default());
-        let service = PerRequest { service, extensions, activity: Arc::clone(&activity) };
-        let io = TokioIo::new(WriteDeadline::new(io, self.options.write_stall));
+        let taken_over = TakenOver::default();
+        let extensions = with_room(extensions);
+        let service =
+            PerRequest { service, extensions, activity: Arc::clone(&activity), taken_over: taken_over.clone() };
+        let io = TokioIo::new(Watched::new(WriteDeadline::new(io, self.options.write_stall), &taken_over));
         let builder = match protocol {
             None => &self.either,
             Some(Protocol::Http1) => &self.http1,
             Some(Protocol::Http2) => &self.http2,
         };
-        let mut connection = pin!(builder.serve_connection(io, service));
+        // Boxed, so that it can be dropped: it holds the stream to its end, unless a handler has it.
+        let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
         let mut idle = pin!(activity.idle_for(self.options.idle));
         let (mut phase, mut finishing, mut rested) = (lifetime.phase(), false, false);
         let mut goodbye = pin!(async {
@@ -186,7 +191,7 @@ impl<I: Incoming> Connections<I> {
                     if let Err(error) = ended {
                         debug!(%error, "connection ended with an error");
                     }
-                    return;
+                    break;
                 }
                 () = self.stop.cancelled(), if !finishing => true,
                 () = idle.as_mut(), if !finishing => {
@@ -200,6 +205,34 @@ impl<I: Incoming> Connections<I> {
                 finishing = true;
                 connection.as_mut().graceful_shutdown();
             }
+        }
+        drop(connection);
+        if taken_over.can_be() {
+            self.follow(&taken_over, &mut lifetime, phase).await;
+        }
+    }
+
+    /// A connection that a handler took over, if one did, to its end: it stays in its place, and is bound as before. Dropping this cuts it.
+    async fn follow(&self, taken_over: &TakenOver, lifetime: &mut Lifetime, mut phase: Phase) {
+        let cut = taken_over.cut_on_drop();
+        let mut not_allowed = pin!(taken_over.no_longer_allowed());
+        let mut gone = pin!(taken_over.gone());
+        loop {
+            tokio::select! {
+                biased;
+                () = gone.as_mut() => return,
+                () = not_allowed.as_mut() => debug!("cut a connection whose caller may no longer have it"),
+                next = lifetime.changed_from(phase) => match next {
+                    Phase::Open | Phase::Closing(_) => {
+                        phase = next;
+                        continue;
+                    }
+                    Phase::Ended(reason) => debug!(reason = reason.code(), "cut a connection"),
+                },
+            }
+            self.options.counters.cut();
+            drop(cut);
+            return;
         }
     }
 }

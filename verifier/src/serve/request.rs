@@ -11,9 +11,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Request, Response};
+use http::{Extensions, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::{sync::Notify, time::timeout};
+
+use super::taken_over::TakenOver;
 
 /// How many requests of a connection are in flight, their answers' bodies included.
 #[derive(Debug, Default)]
@@ -59,6 +61,23 @@ pub(super) struct PerRequest<S> {
     pub(super) service: S,
     pub(super) extensions: Extensions,
     pub(super) activity: Arc<Activity>,
+    pub(super) taken_over: TakenOver,
+}
+
+/// The facts of a connection, with room beside them for what layers add to a request: each request begins with a clone, and that it
+/// has to grow would be an allocation more.
+pub(super) fn with_room(mut facts: Extensions) -> Extensions {
+    #[derive(Clone)]
+    struct Room<const N: usize>;
+    facts.insert(Room::<0>);
+    facts.insert(Room::<1>);
+    facts.insert(Room::<2>);
+    facts.insert(Room::<3>);
+    facts.remove::<Room<0>>();
+    facts.remove::<Room<1>>();
+    facts.remove::<Room<2>>();
+    facts.remove::<Room<3>>();
+    facts
 }
 
 impl<S, B> hyper::service::Service<Request<hyper::body::Incoming>> for PerRequest<S>
@@ -75,6 +94,10 @@ where
     fn call(&self, mut request: Request<hyper::body::Incoming>) -> Self::Future {
         let in_flight = self.activity.begin();
         request.extensions_mut().extend(self.extensions.clone());
+        if request.headers().contains_key(header::UPGRADE) {
+            self.taken_over.may_be();
+            request.extensions_mut().insert(self.taken_over.clone());
+        }
         let mut service = self.service.clone();
         Box::pin(async move {
             poll_fn(|cx| service.poll_ready(cx)).await?;

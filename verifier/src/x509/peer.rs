@@ -1,8 +1,12 @@
 //! The result of verification.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use super::Hex;
+use crate::caller::Caller;
 use crate::clock::Timestamp;
 use crate::spiffe::SpiffeId;
 
@@ -19,6 +23,7 @@ pub struct VerifiedPeer {
     pub(super) spki: PeerKey,
     pub(super) spki_sha256: [u8; 32],
     pub(super) authority_sha256: [u8; 32],
+    pub(super) caller: AsCaller,
 }
 
 /// A SubjectPublicKeyInfo in DER, shared by the clones of a peer.
@@ -30,6 +35,18 @@ impl fmt::Debug for PeerKey {
         f.write_str("PeerKey(..)")
     }
 }
+
+/// What [`VerifiedPeer::caller`] has made; clones have the same. It follows from the rest, so it tells no two peers apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AsCaller(Arc<OnceLock<Caller>>);
+
+impl PartialEq for AsCaller {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for AsCaller {}
 
 impl VerifiedPeer {
     /// Who it is.
@@ -74,6 +91,11 @@ impl VerifiedPeer {
         &self.authority_sha256
     }
 
+    /// The peer as whoever calls, made of it by the first who asks: a connection has one peer and many requests.
+    pub(crate) fn caller(&self, make: impl FnOnce(&Self) -> Caller) -> &Caller {
+        self.caller.0.get_or_init(|| make(self))
+    }
+
     /// Whether the whole chain is valid at this time.
     #[must_use]
     pub fn is_valid_at(&self, at: Timestamp) -> bool {
@@ -104,7 +126,7 @@ impl SerialNumber {
         self.bytes.get(..self.length.into()).unwrap_or_default()
     }
 
-    /// As it prints, in one step: a caller is made of it for each request.
+    /// As it prints, in one step.
     pub(crate) fn to_hex(self) -> Arc<str> {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
         let digit = |value: u8| DIGITS.get(usize::from(value & 0x0f)).copied().unwrap_or_default();

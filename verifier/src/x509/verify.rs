@@ -9,7 +9,7 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use super::certificate::CertificateView;
 use super::chain::{MAX_LOOK_ALIKES, PresentedChain};
 use super::error::{Link, VerifyError};
-use super::peer::{PeerKey, SerialNumber, VerifiedPeer};
+use super::peer::{AsCaller, PeerKey, SerialNumber, VerifiedPeer};
 use super::profile::{self, ProfileError};
 use crate::clock::Timestamp;
 use crate::spiffe::{BundleSet, SpiffeId, TrustBundle, X509Authority};
@@ -155,6 +155,7 @@ impl Attempt<'_> {
             spki: PeerKey(self.leaf.spki().into()),
             spki_sha256: super::sha256(self.leaf.spki()),
             authority_sha256: *root.sha256(),
+            caller: AsCaller::default(),
         };
         let mut intermediates = 0_u32;
         for certificate in path.intermediate_certificates() {

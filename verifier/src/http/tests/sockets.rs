@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Connections without TLS, as a proxy in front would make them.
-struct Plain(TcpListener);
+pub(super) struct Plain(pub(super) TcpListener);
 
 impl Incoming for Plain {
     type Raw = TcpStream;
@@ -80,17 +80,20 @@ impl Served {
 
     /// Sends these bytes without TLS; gives the status of the first answer, and all of it.
     async fn raw(&self, bytes: &str) -> (u16, String) {
-        answer(TcpStream::connect(&self.plain).await.unwrap(), bytes).await
+        answer(TcpStream::connect(&self.plain).await.unwrap(), bytes.as_bytes()).await
     }
 
     async fn over_tls(&self, path: &str, bytes: &str) -> (u16, String) {
         let stream = TcpStream::connect(&self.tls).await.unwrap();
-        answer((self.connect)(path).connect_over(stream, "localhost").await.unwrap(), bytes).await
+        answer((self.connect)(path).connect_over(stream, "localhost").await.unwrap(), bytes.as_bytes()).await
     }
 }
 
-async fn answer(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, bytes: &str) -> (u16, String) {
-    stream.write_all(bytes.as_bytes()).await.unwrap();
+pub(super) async fn answer(
+    mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    bytes: &[u8],
+) -> (u16, String) {
+    stream.write_all(bytes).await.unwrap();
     let mut text = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut text)).await;
     read.expect("an answer in time").unwrap();
