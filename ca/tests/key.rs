@@ -167,7 +167,7 @@ fn shared_secrets_are_wrapped() {
         "--audience",
         "a",
     ];
-    let create = |more: &[&str]| [base.as_slice(), more].concat();
+    let create = |more: &[&'static str]| [base.as_slice(), more].concat();
     fs::create_dir(folder.path("elsewhere")).unwrap();
     folder.ok(&create(&["--id", "a", "--secret-file", "a.key", "--wrapping-key", "elsewhere/wrap"]));
     assert_eq!(mode(&folder.path("elsewhere/wrap")), 0o600);

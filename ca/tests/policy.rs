@@ -82,7 +82,7 @@ fn check_names_place_and_remedy() {
     assert!(out.starts_with("good.toml: good, 3 rules, version "), "{out}");
     let (code, out, _) = files.run(&["check", "good.toml", "--at", "2027-03-15T00:00:00Z"]);
     assert_eq!(code, 0, "{out}");
-    assert!(out.contains("good.toml:2:1: warning: `api-key` is refused from 2027-04-01T00:00:00Z on"), "{out}");
+    assert!(out.contains("good.toml:3:1: warning: `api-key` is refused from 2027-04-01T00:00:00Z on"), "{out}");
     files.write("bad.toml", &POLICY.replace("callers = [\"/photo\"]", "caller = [\"/photo\"]"));
     let (code, out, err) = files.run(&[&["check", "bad.toml"], &THEN[..]].concat());
     assert_eq!(code, 3, "{out}{err}");
@@ -107,6 +107,11 @@ fn explain_names_the_rule_or_the_nearest() {
     let explain = |arguments: &[&str]| files.run(&[&["explain", "p.toml"], arguments, &THEN[..]].concat());
     let (code, out, err) = explain(&["--caller", "/export", "--op", "GET /v1/config/x", "--proof", "api-key"]);
     assert_eq!((code, out.as_str()), (0, "allow by the rule `exporters read their limits`\n"), "{err}");
+    // What speaks against a credential is told, and no rule that has nothing to do with it.
+    let (_, out, _) = explain(&["--caller", "/export", "--op", "GET /v1/config/x", "--proof", "shared-secret"]);
+    let told = "the file accepts no `shared-secret`; `[accept]` would have to name it, `shared-secret = { until = … }`";
+    let expected = format!("deny (credential-not-accepted)\n{told}\nmatching: exporters read their limits\n");
+    assert_eq!(out, expected);
     let (code, out, _) = explain(&["--caller", "/export", "--op", "POST /v1/watch"]);
     assert_eq!(code, 0);
     assert!(out.contains("but the method is POST, the rule has `GET /v1/watch`"), "{out}");

@@ -420,7 +420,7 @@ impl Policy {
     pub fn parse(text: &str, trust_domain: &crate::spiffe::TrustDomain, at: Timestamp) -> Result<Loaded, PolicyErrors> {
         let mut findings = finding::Findings::default();
         let (file, _) = syntax::read(text, trust_domain, &mut findings);
-        lint::dates(&file, text, at, &mut findings);
+        lint::dates(&file, at, &mut findings);
         // Rules that were not read in whole would be taken for wider ones.
         if !findings.has_errors() {
             lint::shadowed(&file, &mut findings);

@@ -14,7 +14,7 @@ use super::{Failure, output};
 /// Create, list and revoke the keys of callers that have no certificate yet: API keys, and secrets for HS256 tokens
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
-    Create(create::Create),
+    Create(Box<create::Create>),
     List(list::List),
     Revoke(revoke::Revoke),
 }

@@ -469,7 +469,7 @@ fn told(path: &Path, errors: &PolicyErrors) -> Failure {
 fn refused(path: &Path, errors: &PolicyErrors) -> Failure {
     let wrong = errors.findings().iter().filter(|finding| finding.severity.as_str() == "error").count();
     Failure::Refused {
-        message: format!("`{}` is refused, {wrong} errors", shown(path)),
+        message: format!("`{}` is refused, {wrong} {}", shown(path), if wrong == 1 { "error" } else { "errors" }),
         code: "policy-refused".to_owned(),
     }
 }

@@ -41,9 +41,7 @@ use crate::{
 ///
 /// # fn of(authorization: Authorization) {
 /// let service = Routes::new(authorization).route(Method::Get, "/v1/config/{key}", read).into_service();
-/// for route in service.report() {
-///     println!("{route}");
-/// }
+/// print!("{}", service.start_report(["mutual TLS on [::]:8443"]));
 /// # }
 /// ```
 pub struct Routes {
@@ -194,6 +192,17 @@ impl Protected {
             rules: rules(&|rule| rule.covers_grpc(&service.name, method)),
         });
         http.chain(grpc).collect()
+    }
+}
+
+impl Protected {
+    /// What a server says at its start, a line each: its listeners, as they are called here, and every declared route with the rules that can
+    /// allow it.
+    #[must_use]
+    pub fn start_report(&self, listeners: impl IntoIterator<Item = impl fmt::Display>) -> String {
+        let listeners = listeners.into_iter().map(|listener| format!("listener: {listener}\n"));
+        let routes = self.report().into_iter().map(|route| format!("route: {route}\n"));
+        listeners.chain(routes).collect()
     }
 }
 

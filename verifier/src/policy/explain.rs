@@ -26,6 +26,8 @@ pub struct Explanation {
     pub matching: Vec<String>,
     /// For a denial that no deny rule made: the allow rules that came nearest, at most three, and what differed.
     pub nearest: Vec<NearRule>,
+    /// For a denial before any rule was looked at: what speaks against the credential or the path.
+    pub before_rules: Option<String>,
 }
 
 /// A rule that does not match, and why.
@@ -58,12 +60,17 @@ impl Policy {
             differences.iter().map(|(weight, _)| weight).sum::<usize>()
         };
         let least = near.iter().map(weight).min().unwrap_or(0);
-        let told = matches!(decision.effect, Effect::Deny(why) if why != Why::DenyRule);
+        let before_rules = match decision.effect {
+            Effect::Deny(why) => before_rules(compiled, access, why),
+            Effect::Allow | Effect::AllowIfSecondStage => None,
+        };
+        let told = matches!(decision.effect, Effect::Deny(why) if why != Why::DenyRule) && before_rules.is_none();
         let nearest = near.into_iter().filter(|near| told && weight(near) == least).take(3);
         Explanation {
             decision,
             rule: decision.rule.and_then(|id| self.rule(id)).map(|rule| rule.name().to_owned()),
             matching,
+            before_rules,
             nearest: nearest
                 .map(|(differences, rule)| NearRule {
                     rule: rule.clone(),
@@ -71,6 +78,31 @@ impl Policy {
                 })
                 .collect(),
         }
+    }
+}
+
+/// What a request is denied for whatever the rules say, in a sentence.
+fn before_rules(compiled: &Compiled, access: &Access<'_>, why: Why) -> Option<String> {
+    let kind = access.caller.proof().kind;
+    let until = compiled.accept.until(kind);
+    match why {
+        Why::CredentialNotAccepted => Some(format!(
+            "the file accepts no `{kind}`; `[accept]` would have to name it, `{kind} = {{ until = … }}`"
+        )),
+        Why::CredentialNoLongerAccepted => {
+            until.map(|until| format!("the file accepts no `{kind}` since {until}; see `[accept]`"))
+        }
+        Why::CredentialExpired => Some(format!("the credential ended at {}", access.caller.valid_until())),
+        Why::AmbiguousPath => Some("the path, decoded, is one that a rule names literally".to_owned()),
+        Why::NoRule
+        | Why::DenyRule
+        | Why::ProofTooWeak
+        | Why::WrongProxy
+        | Why::UserRequired
+        | Why::UserForbidden
+        | Why::ScopeTooSmall
+        | Why::ConditionFalse
+        | Why::ConditionError => None,
     }
 }
 
@@ -225,10 +257,13 @@ impl fmt::Display for Explanation {
         if self.decision.effect == Effect::AllowIfSecondStage {
             f.write_str("; the handler must ask again with what it knows about the resource")?;
         }
+        if let Some(told) = &self.before_rules {
+            write!(f, "\n{told}")?;
+        }
         for near in &self.nearest {
             write!(f, "\nnearest: `{}`, but {}", near.rule, near.differences.join(", and "))?;
         }
-        if self.matching.len() > 1 {
+        if self.matching.len() > 1 || (self.before_rules.is_some() && !self.matching.is_empty()) {
             write!(f, "\nmatching: {}", self.matching.join(", "))?;
         }
         if let Some(shadow) = self.decision.shadow {

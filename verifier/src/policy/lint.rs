@@ -17,9 +17,9 @@ use crate::{
 pub(super) const NOTICE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Credentials that are soon, or no longer, accepted, and rules that take what the file does not.
-pub(super) fn dates(file: &File, text: &str, at: Timestamp, findings: &mut Findings) {
+pub(super) fn dates(file: &File, at: Timestamp, findings: &mut Findings) {
     for kind in [ProofKind::SharedSecret, ProofKind::ApiKey] {
-        let place = text.find("[accept]").map_or(0..0, |start| start..start);
+        let place = file.accept.place(kind);
         match file.accept.until(kind) {
             Some(until) if at >= until => {
                 findings

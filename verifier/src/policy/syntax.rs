@@ -243,6 +243,9 @@ impl Rule {
 pub(super) struct Accept {
     pub(super) shared_secret: Option<Timestamp>,
     pub(super) api_key: Option<Timestamp>,
+    /// Where in the text each of the two stands, if it does.
+    pub(super) shared_secret_at: usize,
+    pub(super) api_key_at: usize,
 }
 
 impl Accept {
@@ -258,6 +261,16 @@ impl Accept {
             ProofKind::SharedSecret => self.shared_secret,
             ProofKind::ApiKey => self.api_key,
         }
+    }
+
+    /// Where in the text that is said.
+    pub(super) fn place(&self, kind: ProofKind) -> Range<usize> {
+        let at = match kind {
+            ProofKind::X509Svid | ProofKind::JwtSvid | ProofKind::AccessToken => 0,
+            ProofKind::SharedSecret => self.shared_secret_at,
+            ProofKind::ApiKey => self.api_key_at,
+        };
+        at..at
     }
 }
 

@@ -231,8 +231,14 @@ impl Reader<'_> {
         };
         for (key, value) in table {
             match key.get_ref().as_ref() {
-                "shared-secret" => accept.shared_secret = self.until(value, "shared-secret"),
-                "api-key" => accept.api_key = self.until(value, "api-key"),
+                "shared-secret" => {
+                    accept.shared_secret = self.until(value, "shared-secret");
+                    accept.shared_secret_at = key.span().start;
+                }
+                "api-key" => {
+                    accept.api_key = self.until(value, "api-key");
+                    accept.api_key_at = key.span().start;
+                }
                 always if ProofKind::parse(always).is_some() => {
                     let message = format!("`{always}` is always accepted");
                     self.findings
