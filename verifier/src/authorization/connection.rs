@@ -73,7 +73,7 @@ impl Authorization {
     ) -> Result<ConnectionGrant, Refused> {
         let at = self.clock().now();
         let attempt = Attempt {
-            presented: Presented { connection: Some(peer), headers: &NoHeaders, address, at },
+            presented: Presented { connection: Some(peer), session: None, headers: &NoHeaders, address, at },
             operation: Operation::App { action: CONNECT, resource },
             recorded: RecordedOperation::Connection,
             trace: None,

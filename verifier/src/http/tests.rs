@@ -458,6 +458,9 @@ fn the_report_names_every_route_and_who_can_use_it() {
     );
     let said = rig.service().start_report(["mutual TLS on [::]:8443", "a socket"]);
     let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines[..3], ["listener: mutual TLS on [::]:8443", "listener: a socket", "route: GET /v1/config/{key}: read"]);
+    assert_eq!(
+        lines[..3],
+        ["listener: mutual TLS on [::]:8443", "listener: a socket", "route: GET /v1/config/{key}: read"]
+    );
     assert_eq!(lines.len(), 5);
 }

@@ -86,9 +86,9 @@ fn before_rules(compiled: &Compiled, access: &Access<'_>, why: Why) -> Option<St
     let kind = access.caller.proof().kind;
     let until = compiled.accept.until(kind);
     match why {
-        Why::CredentialNotAccepted => Some(format!(
-            "the file accepts no `{kind}`; `[accept]` would have to name it, `{kind} = {{ until = … }}`"
-        )),
+        Why::CredentialNotAccepted => {
+            Some(format!("the file accepts no `{kind}`; `[accept]` would have to name it, `{kind} = {{ until = … }}`"))
+        }
         Why::CredentialNoLongerAccepted => {
             until.map(|until| format!("the file accepts no `{kind}` since {until}; see `[accept]`"))
         }

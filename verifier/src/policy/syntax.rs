@@ -266,7 +266,12 @@ impl Accept {
     /// Where in the text that is said.
     pub(super) fn place(&self, kind: ProofKind) -> Range<usize> {
         let at = match kind {
-            ProofKind::X509Svid | ProofKind::JwtSvid | ProofKind::AccessToken => 0,
+            ProofKind::X509Svid
+            | ProofKind::JwtSvid
+            | ProofKind::AccessToken
+            | ProofKind::IdToken
+            | ProofKind::UserAccessToken
+            | ProofKind::Session => 0,
             ProofKind::SharedSecret => self.shared_secret_at,
             ProofKind::ApiKey => self.api_key_at,
         };

@@ -112,7 +112,7 @@ async fn a_raw_connection_is_decided_as_a_whole() {
     };
     let (export, photo) = (peer("/export").await, peer("/photo").await);
     let grant = world.authorization.authorize_connection(&export, None, orders).unwrap();
-    assert_eq!(grant.caller().id().path(), "/export");
+    assert_eq!(grant.caller().service().unwrap().path(), "/export");
     let record = world.records.take().pop().unwrap();
     assert_eq!((&record["protocol"], &record["rule"]), (&"connection".into(), &"echo".into()));
     assert!(world.authorization.authorize_connection(&photo, None, orders).is_err());

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    tracks::{OWN, World, api_key, body, head},
+    tracks::{OWN, TRACKS, World, api_key, body, head},
     *,
 };
 use crate::caller::ProofKind;
@@ -107,7 +107,7 @@ fn undated(text: &str) -> String {
 #[tokio::test]
 async fn t_25_t_27_jwt_21_one_table_of_requests_over_every_kind_of_credential() {
     let mut first: Option<Vec<(String, Vec<Value>)>> = None;
-    for kind in ProofKind::ALL {
+    for kind in TRACKS {
         // A new service for each, so that limits begin anew.
         let world = World::new(POLICY).await;
         let mut found = Vec::new();
@@ -195,7 +195,7 @@ async fn what_a_rule_and_the_file_take_is_a_matter_of_strength() {
     ] {
         let world = World::new(text).await;
         world.clock.set(Timestamp::from_unix_seconds(now));
-        for kind in ProofKind::ALL {
+        for kind in TRACKS {
             if now != NOW && kind != ProofKind::ApiKey {
                 continue;
             }

@@ -39,6 +39,10 @@ const API_SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 /// Callers who have keys.
 const KEYED: [&str; 4] = ["/export", "/photo", "/batch/legacy", "/export2"];
 
+/// How a service can prove itself.
+pub(super) const TRACKS: [ProofKind; 5] =
+    [ProofKind::X509Svid, ProofKind::JwtSvid, ProofKind::AccessToken, ProofKind::SharedSecret, ProofKind::ApiKey];
+
 /// Every record, as it is written.
 #[derive(Debug, Default)]
 pub(super) struct Written(Mutex<Vec<Value>>);
@@ -243,6 +247,7 @@ impl World {
             ProofKind::AccessToken => bearer(&self.access_token(path)),
             ProofKind::SharedSecret => bearer(&hs256(&format!("{id}-s.1"), &hs_claims(path))),
             ProofKind::ApiKey => format!("Authorization: ApiKey {}\r\n", api_key(path)),
+            ProofKind::IdToken | ProofKind::UserAccessToken | ProofKind::Session => panic!("{kind} proves no service"),
         }
     }
 
@@ -316,12 +321,12 @@ pub(super) fn body(text: &str) -> &str {
 }
 
 async fn read(caller: Caller, Path(key): Path<String>) -> String {
-    format!("{} reads {key}", caller.id().path())
+    format!("{} reads {key}", caller.service().unwrap().path())
 }
 
 async fn change(grant: Grant, Path(id): Path<String>) -> Result<String, Refused> {
     grant.check(&Facts::default().with("owner", id.as_str()))?;
-    Ok(format!("{} changes {id}", grant.caller().id().path()))
+    Ok(format!("{} changes {id}", grant.caller().service().unwrap().path()))
 }
 
 async fn mine(user: Option<OnBehalfOf>) -> String {
