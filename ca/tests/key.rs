@@ -200,7 +200,7 @@ fn shared_secrets_are_wrapped() {
     let read = || KeyRecords::read(&folder.path("keys.toml"), &TrustDomain::parse("example.org").unwrap());
     for (text, mode, told) in [
         ("x".to_owned(), 0o600, "is no wrapping key"),
-        (format!("B{}", &key[1..]), 0o600, "does not open"),
+        (format!("{}{}", if key.starts_with('B') { 'C' } else { 'B' }, &key[1..]), 0o600, "does not open"),
         (key.clone(), 0o644, "chmod 600"),
     ] {
         fs::write(&wrap, text).unwrap();
