@@ -39,10 +39,7 @@ use pin_project_lite::pin_project;
 pub use self::axum::DescriptorError;
 #[cfg(feature = "axum")]
 pub use self::axum::{Protected, ProtectedFuture, RequireUser, RouteReport, Routes};
-pub use self::{
-    body::GuardedBody,
-    grant::Grant,
-};
+pub use self::{body::GuardedBody, grant::Grant};
 use self::{body::Watch, request::Seen, upgrade::Upgrade};
 use crate::authorization::{Authorization, Refusal};
 

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, chown, fchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -82,6 +82,12 @@ impl KeyFile {
             Err(KeyFileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let key = WrappingKey::generate().ok_or_else(super::create::no_randomness)?;
                 write_secret(&path, &format!("{}\n", key.expose_secret().as_str()))?;
+                // Whoever reads the records reads this, too.
+                if let Ok(earlier) = fs::metadata(&self.path) {
+                    let given = chown(&path, Some(earlier.uid()), Some(earlier.gid()));
+                    given
+                        .map_err(|error| Failure::Failed(format!("cannot give `{}` away: {error}", path.display())))?;
+                }
                 key
             }
             Err(error) => return Err(unusable(error)),
