@@ -11,6 +11,7 @@ mod form;
 mod metadata;
 mod mint;
 mod refusal;
+mod subjects;
 #[cfg(test)]
 mod tests;
 
@@ -37,15 +38,16 @@ use bonafide_verifier::{
     spiffe::{SpiffeId, TrustDomain},
     tls::{Acceptor, AcceptorOptions, PeerSet, TlsConfigError},
     txn_tokens::{TxnKey, TxnKeysError, TxnTokens},
+    user::IssuerName,
 };
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Limited};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub(crate) use self::form::check_form;
-use self::{client::Client, form::Form, mint::Minter, refusal::TokenRefusal};
+use self::{client::Client, form::Form, mint::Minter, refusal::TokenRefusal, subjects::Subjects};
 use crate::{
     authority::Authorities,
     issuance::Issuer,
@@ -116,6 +118,7 @@ struct Inner {
     authorization: Authorization,
     counters: Counters,
     txn_tokens: TxnTokens,
+    subjects: Subjects,
     /// The JWK Set.
     keys: ArcSwap<String>,
     policy: PathBuf,
@@ -164,6 +167,7 @@ impl TokenService {
                 authorization,
                 counters,
                 txn_tokens,
+                subjects: Subjects::new(),
                 keys,
                 policy: parts.policy,
                 policy_state: std::sync::Mutex::default(),
@@ -329,11 +333,15 @@ impl TokenService {
         outcome
     }
 
-    /// What a service is registered for as an edge.
-    fn edge_words(&self, id: &SpiffeId) -> Vec<String> {
+    /// What a service is registered for as an edge: nothing, if it is none.
+    fn edge(&self, id: &SpiffeId) -> RegisteredEdge {
         let snapshot = self.inner.registry.load();
-        let edge = snapshot.service_by_path(id.path()).and_then(|service| service.edge.as_ref());
-        edge.map(|edge| edge.scopes.clone()).unwrap_or_default()
+        let Some(edge) = snapshot.service_by_path(id.path()).and_then(|service| service.edge.as_ref()) else {
+            return RegisteredEdge::default();
+        };
+        // INVARIANT: names of issuers were parsed before they were stored.
+        let issuers = edge.issuers.iter().filter_map(|name| IssuerName::parse(name).ok()).collect();
+        RegisteredEdge { words: edge.scopes.clone(), issuers }
     }
 
     /// Asks the token policy about one word of a scope, or about none.
@@ -363,6 +371,13 @@ impl TokenService {
     }
 }
 
+/// Words that an edge may ask for where a subject token says no scope, and whose users' tokens those may be.
+#[derive(Debug, Default)]
+struct RegisteredEdge {
+    words: Vec<String>,
+    issuers: Vec<IssuerName>,
+}
+
 async fn token(State(service): State<TokenService>, request: Request<Body>) -> Response {
     let remote = request.extensions().get::<ConnectionInfo>().map(|info| info.remote);
     match service.answer(request).await {
@@ -370,7 +385,12 @@ async fn token(State(service): State<TokenService>, request: Request<Body>) -> R
         Err(refusal) => {
             let reason = refusal.code();
             if let TokenRefusal::Client { .. } = &refusal {
-                warn!(peer = ?remote, reason, error = %refusal, "a client of the token endpoint did not prove itself");
+                // Anybody can come without a credential, and as often as they like.
+                if matches!(reason, "no-credential" | "address-limit") {
+                    debug!(peer = ?remote, reason, "a client of the token endpoint did not prove itself");
+                } else {
+                    info!(peer = ?remote, reason, error = %refusal, "a client of the token endpoint did not prove itself");
+                }
             }
             refusal.into_response()
         }

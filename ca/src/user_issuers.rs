@@ -48,12 +48,12 @@ struct Inner {
 
 /// What is believed at a moment.
 #[derive(Debug)]
-struct Believed {
+pub(crate) struct Believed {
     /// The registry's generation for which this was built.
-    generation: Option<u64>,
+    pub(crate) generation: Option<u64>,
     /// Keys are too old from then on.
-    until: Timestamp,
-    issuers: UserIssuers,
+    pub(crate) until: Timestamp,
+    pub(crate) issuers: UserIssuers,
 }
 
 /// How it went when an issuer was asked.
@@ -102,21 +102,22 @@ impl IssuerKeeper {
     }
 
     /// The issuers, with the keys that count now.
-    pub(crate) fn believed(&self) -> UserIssuers {
+    pub(crate) fn believed(&self) -> Arc<Believed> {
         let now = self.inner.clock.now();
         let snapshot = self.inner.registry.load();
         let generation = Some(snapshot.issuers_generation());
-        let believed = self.inner.believed.load();
+        let believed = self.inner.believed.load_full();
         if believed.generation == generation && now < believed.until {
-            return believed.issuers.clone();
+            return believed;
         }
         let until = snapshot.issuers().filter_map(|issuer| issuer.keys_until()).filter(|until| now < *until).min();
         // INVARIANT: settings were checked before they were stored, and names and URLs are unique there.
         let issuers: Vec<UserIssuer> = snapshot.issuers().filter_map(|issuer| issuer.believed_at(now).ok()).collect();
         let issuers = UserIssuers::new(issuers).unwrap_or_default();
         let until = until.unwrap_or(Timestamp::MAX);
-        self.inner.believed.store(Arc::new(Believed { generation, until, issuers: issuers.clone() }));
-        issuers
+        let believed = Arc::new(Believed { generation, until, issuers });
+        self.inner.believed.store(believed.clone());
+        believed
     }
 
     /// Which issuers have not given their keys when they were asked last, for an operator.

@@ -15,7 +15,10 @@ use bonafide_verifier::{
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{TokenService, client::Client, fact, form::Form, mint::About, refusal, refusal::TokenRefusal};
+use super::{
+    RegisteredEdge, TokenService, client::Client, fact, form::Form, mint::About, refusal, refusal::TokenRefusal,
+    subjects::Name,
+};
 
 impl TokenService {
     pub(super) async fn exchange(&self, client: &Client, form: &Form) -> Result<Response, TokenRefusal> {
@@ -38,13 +41,17 @@ impl TokenService {
         let (details, context) = (object("request_details")?, object("request_context")?);
 
         let subject = self.subject(client, token, kind).await?;
-        let words = self.allowed_words(client, &subject, scope)?;
-        let registered = self.edge_words(client.id());
+        let edge = self.edge(client.id());
+        let words = self.allowed_words(client, &subject, scope, &edge)?;
         let turn = self.inner.minter.turn()?;
         let grant = Grant {
             words: &words,
-            registered: &registered,
-            subjects: Subjects::AllowedByPolicy,
+            registered: &edge.words,
+            // Where only the registration says what the token is for, it says for whose, too.
+            subjects: match subject.scope() {
+                None => Subjects::OfIssuers(&edge.issuers),
+                Some(_) => Subjects::AllowedByPolicy,
+            },
             most_lifetime: self.inner.limits.lifetime.min(turn.longest()),
         };
         let wanted = Wanted { audience, scope, details, context };
@@ -74,12 +81,18 @@ impl TokenService {
 
     /// Whom the token is about. A key that is not known is looked up once.
     async fn subject(&self, client: &Client, token: &str, kind: SubjectTokenType) -> Result<Subject, TokenRefusal> {
+        let name = Name::of(token, kind);
         let verify = || {
-            let users = self.inner.issuers.believed();
+            let (users, now) = (self.inner.issuers.believed(), self.inner.clock.now());
+            if let Some(subject) = self.inner.subjects.get(name, &users, now) {
+                return Ok(subject);
+            }
             let trust_domain = &self.inner.trust_domain;
-            let believed = Believed { trust_domain, users: &users, txn_tokens: &self.inner.txn_tokens };
+            let believed = Believed { trust_domain, users: &users.issuers, txn_tokens: &self.inner.txn_tokens };
             let requester = Requester { id: client.id(), keys: client.keys() };
-            Subject::verify(token, kind, &requester, &believed, self.inner.clock.now())
+            let subject = Subject::verify(token, kind, &requester, &believed, now)?;
+            self.inner.subjects.put(name, &users, &subject);
+            Ok(subject)
         };
         match verify() {
             Err(ExchangeError::User(UserTokenError::UnknownKey { issuer, .. }))
@@ -92,7 +105,13 @@ impl TokenService {
     }
 
     /// The words that the token policy allows; the first that it does not refuses all.
-    fn allowed_words(&self, client: &Client, subject: &Subject, scope: &str) -> Result<Vec<String>, TokenRefusal> {
+    fn allowed_words(
+        &self,
+        client: &Client,
+        subject: &Subject,
+        scope: &str,
+        edge: &RegisteredEdge,
+    ) -> Result<Vec<String>, TokenRefusal> {
         let words: Vec<&str> = scope.split(' ').collect();
         if words.len() > MOST_WORDS || !bonafide_verifier::jwt::is_scope(scope) {
             return Err(ExchangeError::Scope { most: MOST_WORDS }.into());
@@ -101,7 +120,7 @@ impl TokenService {
         let facts = fact(Facts::default(), "subject_type", subject.kind().word());
         let facts = fact(facts, "issuer", issuer.as_ref().map_or("", |issuer| issuer.as_str()));
         let facts = fact(facts, "own", subject.sub() == client.id().as_str());
-        let facts = fact(facts, "edge", !self.edge_words(client.id()).is_empty());
+        let facts = fact(facts, "edge", !edge.words.is_empty());
         for word in &words {
             self.decide(client, "exchange", Some(word), &facts)?;
         }

@@ -89,6 +89,8 @@ impl Rig {
             let mut new = fixtures::service(path, &["unix:uid:1"], &["any"]);
             if matches!(path, "web" | "old") {
                 new.edge_scopes = vec!["photo.read".to_owned()];
+                // The other begins transactions of its own alone.
+                new.edge_issuers = if path == "web" { vec!["corp".to_owned()] } else { Vec::new() };
             }
             opened.registry.add_service(new, admin()).await.unwrap();
         }
@@ -461,11 +463,16 @@ async fn tokens_without_a_scope_need_an_edge() {
     for (what, workload, scope, expected) in [
         ("an edge", &web, "photo.read", ""),
         ("an edge, for what it is not registered for", &web, "photo.delete", "invalid_scope"),
-        ("no edge", &image, "photo.read", "invalid_scope"),
+        ("an edge for no users", &old, "photo.read", "invalid_request"),
+        ("no edge", &image, "photo.read", "invalid_request"),
     ] {
         let (_, error, answer) = workload.ask(&exchange(&token, ID, scope)).await;
         assert_eq!(error, expected, "{what}: {answer}");
     }
+    // Remembered, and yet of no use in another's hands, as another type, or to who is not allowed.
+    assert_eq!(web.ask(&exchange(&token, ID, "photo.read")).await.1, "");
+    assert_eq!(web.ask(&exchange(&token, ACCESS, "photo.read")).await.1, "invalid_request");
+    assert_eq!(image.ask(&exchange(&token, ID, "photo.read")).await.1, "invalid_request");
     let statement = old.self_signed();
     let (_, _, answer) = old.ask(&exchange(&statement, SELF_SIGNED, "photo.read")).await;
     let own = rig.txn_tokens().verify(answer["access_token"].as_str().unwrap(), rig.home.clock.now()).unwrap();
@@ -491,6 +498,13 @@ async fn tokens_without_a_scope_need_an_edge() {
         assert_eq!(web.ask(&exchange(&token, ID, "photo.read")).await.1, "invalid_request");
     }
     assert_eq!(rig.provider.asked(), asked, "not per request");
+    // What was believed is no longer, nor what is over.
+    let token = rig.access_token("photo.read");
+    assert_eq!(web.ask(&exchange(&token, ACCESS, "photo.read")).await.1, "invalid_request", "k3 is not known yet");
+    rig.home.clock.advance(Duration::from_secs(60));
+    assert_eq!(web.ask(&exchange(&token, ACCESS, "photo.read")).await.1, "");
+    rig.home.opened.registry.remove_issuer("corp", admin()).await.unwrap();
+    assert_eq!(web.ask(&exchange(&token, ACCESS, "photo.read")).await.1, "invalid_request");
     drop((web, image, old));
     rig.finish().await;
 }

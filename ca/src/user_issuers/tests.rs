@@ -274,7 +274,7 @@ async fn what_a_provider_does_wrong_is_refused_by_name() {
         let failure = keeper.failure(&corp()).unwrap();
         assert!(expected.split('|').any(|code| code == failure.code()), "{manner:?}: {} {failure}", failure.code());
         assert!(!failure.to_string().contains('\n') && keeper.troubled().unwrap().contains("`corp`"), "{failure}");
-        user_token::verify(&token, &keeper.believed(), home.clock.now()).unwrap();
+        user_token::verify(&token, &keeper.believed().issuers, home.clock.now()).unwrap();
     }
     provider.behaves(Manner::Good);
     keeper.refresh(&corp(), admin()).await.unwrap();
@@ -312,7 +312,7 @@ async fn keys_outlive_the_provider_for_a_day_and_a_restart() {
     let home = home.stop().await.start().await;
     let keeper = IssuerKeeper::new(home.opened.registry.clone(), home.clock.clone(), impatient());
     let verdict = |keeper: &IssuerKeeper, token: &str| {
-        user_token::verify(token, &keeper.believed(), home.clock.now()).map(|user| user.user().to_string())
+        user_token::verify(token, &keeper.believed().issuers, home.clock.now()).map(|user| user.user().to_string())
     };
     let token = provider.sign(&long(home.clock.now()));
     assert_eq!(verdict(&keeper, &token).unwrap(), "corp:charlie");
@@ -341,7 +341,7 @@ async fn an_unknown_key_has_the_issuer_asked_once_a_minute() {
     assert_eq!(provider.asked(), 1);
     provider.new_key("k2");
     let token = provider.id_token(home.clock.now());
-    let verify = || user_token::verify(&token, &keeper.believed(), home.clock.now());
+    let verify = || user_token::verify(&token, &keeper.believed().issuers, home.clock.now());
     assert!(verify().is_err());
     assert!(!keeper.look_again(&corp()).await, "it was asked this minute");
     home.clock.advance(Duration::from_secs(60));
@@ -382,14 +382,14 @@ async fn keys_are_fetched_by_themselves_every_hour_and_again_after_a_failure() {
     };
     let settled = async |good: bool| {
         let waiting = async {
-            while keeper.failure(&corp()).is_none() != good || keeper.believed().named("corp").is_none() {
+            while keeper.failure(&corp()).is_none() != good || keeper.believed().issuers.named("corp").is_none() {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
     };
     until(1).await;
-    while keeper.believed().named("corp").is_none_or(|issuer| issuer.key_count() == 0) {
+    while keeper.believed().issuers.named("corp").is_none_or(|issuer| issuer.key_count() == 0) {
         tokio::task::yield_now().await;
     }
     provider.behaves(Manner::Fails);
@@ -440,7 +440,7 @@ async fn issuers_are_registered_once_and_recorded() {
         registry.remove_issuer("file", admin()).await,
         Err(WriteError::Refused(IssuerError::Unknown { .. }))
     ));
-    assert!(keeper.believed().named("corp").is_some() && keeper.believed().named("file").is_none());
+    assert!(keeper.believed().issuers.named("corp").is_some() && keeper.believed().issuers.named("file").is_none());
     let kinds =
         vec![crate::audit::Kind::IssuerAdded, crate::audit::Kind::IssuerKeysChanged, crate::audit::Kind::IssuerRemoved];
     let filter = crate::audit::Filter { kinds, limit: 100, ..Default::default() };
