@@ -273,6 +273,40 @@ pub fn issuer_keys(data: &[u8]) {
     }
 }
 
+/// Claims of a delegation: what is taken is written back as the same, lasts an hour at most, and lets nobody speak for a service but itself.
+#[cfg(feature = "jwt")]
+pub fn delegation_claims(data: &[u8]) {
+    use crate::jwt::delegation::{self, Delegation};
+    let Ok(domain) = TrustDomain::parse("example.org") else { return };
+    let delegation = match delegation::read_json(data, &domain) {
+        Ok(delegation) => delegation,
+        Err(error) => return assert!(!error.to_string().contains('\n')),
+    };
+    let life = delegation.expires_at.since(delegation.issued_at);
+    assert!(life <= delegation::MOST_LIFETIME && delegation.token_lifetime <= delegation::MOST_TOKEN_LIFETIME);
+    assert!((1..=delegation::MOST_EDGES).contains(&delegation.edges.len()));
+    for edge in &delegation.edges {
+        assert!(edge.id.trust_domain() == &domain && !edge.id.is_reserved());
+        assert!(edge.issuers.iter().all(|issuer| SpiffeId::parse(&format!("{issuer}://example.org/a")).is_err()));
+        let permits = |sub: &str| {
+            let scope = edge.scopes.join(" ");
+            let (issued_at, expires_at) = (delegation.issued_at, delegation.issued_at);
+            delegation
+                .permits(&delegation::Minted { requester: &edge.id, sub, scope: &scope, issued_at, expires_at })
+                .is_ok()
+        };
+        assert!(!permits("spiffe://example.org/somebody-else"));
+        assert_eq!(permits(edge.id.as_str()), delegation.issued_at <= delegation.expires_at);
+    }
+    // One that is too large for a statement is none that anybody signs.
+    if let Ok(input) = delegation.signing_input(&domain, "txn-1") {
+        let text = std::str::from_utf8(input.as_bytes()).unwrap_or_default();
+        let payload = text.split('.').nth(1).unwrap_or_default();
+        let written = <base64ct::Base64UrlUnpadded as base64ct::Encoding>::decode_vec(payload).unwrap_or_default();
+        assert_eq!(delegation::read_json(&written, &domain).as_ref(), Ok::<&Delegation, _>(&delegation));
+    }
+}
+
 /// Claims signed by an issuer of users: what is taken has all that is required, lives a day at most, and makes nobody a service.
 #[cfg(feature = "jwt")]
 pub fn user_token_claims(data: &[u8]) {

@@ -22,6 +22,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("verifier_access_token_claims", bonafide_verifier::fuzzing::access_token_claims),
     ("verifier_issuer_keys", bonafide_verifier::fuzzing::issuer_keys),
     ("verifier_user_token_claims", bonafide_verifier::fuzzing::user_token_claims),
+    ("verifier_delegation_claims", bonafide_verifier::fuzzing::delegation_claims),
     ("ca_api_invitation", bonafide_ca_api::fuzzing::invitation),
     ("ca_api_words", bonafide_ca_api::fuzzing::words),
     ("ca_api_status_details", bonafide_ca_api::fuzzing::status_details),

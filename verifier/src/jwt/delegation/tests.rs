@@ -2,6 +2,7 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
+use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::json;
 
 use super::*;
@@ -126,6 +127,24 @@ fn every_claim_is_as_it_must_be_and_there_is_no_other() {
             None => drop(claims.remove(claim)),
         });
         assert_eq!(changed, expected, "{flaw}");
+    }
+}
+
+proptest::proptest! {
+    /// The property of the fuzz target, over claims with a part in them replaced.
+    #[test]
+    fn whatever_the_claims_are_the_property_holds(
+        at in 0usize..400, length in 0usize..12, instead in "[ -~]{0,8}", other in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+    ) {
+        let input = delegation(&Key::p256()).signing_input(&domain("example.org"), "txn-1").unwrap();
+        let text = std::str::from_utf8(input.as_bytes()).unwrap();
+        let claims = Base64UrlUnpadded::decode_vec(text.split('.').nth(1).unwrap()).unwrap();
+        crate::fuzzing::delegation_claims(&claims);
+        let start = at.min(claims.len());
+        let end = (start + length).min(claims.len());
+        let changed = [&claims[..start], instead.as_bytes(), &claims[end..]].concat();
+        crate::fuzzing::delegation_claims(&changed);
+        crate::fuzzing::delegation_claims(&other);
     }
 }
 
