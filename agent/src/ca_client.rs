@@ -13,8 +13,8 @@ use std::{sync::Arc, time::Duration};
 use bonafide_ca_api::{
     Refusal,
     generated::node::{
-        AgentInfo, CollectMintsRequest, DelegateRequest, IssueJwtRequest, IssueX509Request, RenewRequest,
-        RenewResponse, X509Item, node_api_client::NodeApiClient, x509_result,
+        AgentInfo, CollectMintsRequest, DelegateRequest, IssueJwtRequest, IssueX509Request, LookAtIssuerRequest,
+        RenewRequest, RenewResponse, X509Item, node_api_client::NodeApiClient, x509_result,
     },
 };
 use bonafide_verifier::clock::Timestamp;
@@ -48,6 +48,8 @@ pub struct Limits {
     pub delegate: Duration,
     /// For the records of minted tokens.
     pub collect: Duration,
+    /// For the CA to ask an issuer of users for its keys; a request waits for it.
+    pub look_at_issuer: Duration,
     /// An HTTP/2 ping after this long without traffic; the peer is dead when its answer takes `ping_timeout`.
     pub ping_every: Duration,
     /// See `ping_every`; both together stay below the 30 s of F-11.
@@ -68,6 +70,7 @@ impl Default for Limits {
             identity: Duration::from_secs(10),
             delegate: Duration::from_secs(90),
             collect: Duration::from_secs(15),
+            look_at_issuer: Duration::from_secs(5),
             ping_every: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(10),
             longest_pause: Duration::from_secs(15),
@@ -325,6 +328,19 @@ impl CaClient {
             })
             .await?;
         Ok(answer.delegation)
+    }
+
+    /// Has the CA look at an issuer's keys; whether it did. May be dropped at any time.
+    pub(crate) async fn look_at_issuer(&self, name: &str) -> Result<bool, CaError> {
+        let message = LookAtIssuerRequest { issuer: name.to_owned() };
+        let bound = self.limits.look_at_issuer;
+        let (_, answer) = self
+            .ask(bound, |mut api| {
+                let message = message.clone();
+                async move { api.look_at_issuer(message).await }
+            })
+            .await?;
+        Ok(answer.looked)
     }
 
     /// Brings records of minted tokens to the CA, and gives the sequence up to which it has all. May be dropped at any time; the same ones

@@ -11,8 +11,10 @@ mod exchange;
 mod mint_log;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,6 +23,7 @@ use bonafide_verifier::{
     clock::{Clock, Timestamp},
     jwt::user_issuers::UserIssuers,
     spiffe::TrustDomain,
+    user::IssuerName,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -64,6 +67,8 @@ struct Shared {
     /// Once the node has a name and its first delegation.
     log: OnceLock<MintLog>,
     believed: ArcSwap<Believed>,
+    /// When the CA was last asked to look at an issuer, on the boot clock.
+    looked: Mutex<HashMap<IssuerName, Duration>>,
     subjects: Subjects,
 }
 
@@ -73,6 +78,8 @@ struct Believed {
     /// What they were made of.
     keys: Arc<TokenKeys>,
     users: UserIssuers,
+    /// Until when these issuers' keys count.
+    until: Timestamp,
     /// Grows with each change.
     generation: u64,
 }
@@ -92,13 +99,15 @@ impl TokenService {
     pub(crate) fn new(parts: Parts) -> Self {
         let view = parts.views.snapshot();
         let trust_domain = view.trust_domain().clone();
-        let believed = Believed { keys: Arc::default(), users: UserIssuers::default(), generation: 0 };
+        let believed =
+            Believed { keys: Arc::default(), users: UserIssuers::default(), until: Timestamp::MAX, generation: 0 };
         Self(Arc::new(Shared {
             subjects: Subjects::new(trust_domain.clone()),
             trust_domain,
             held: ArcSwapOption::empty(),
             log: OnceLock::new(),
             believed: ArcSwap::from_pointee(believed),
+            looked: Mutex::default(),
             parts,
         }))
     }
@@ -124,15 +133,28 @@ impl TokenService {
         }
     }
 
-    fn believe(&self, keys: &Arc<TokenKeys>) {
-        let before = self.0.believed.load();
-        if Arc::ptr_eq(&before.keys, keys) {
-            return;
+    /// What is believed now.
+    fn believed(&self, now: Timestamp) -> Arc<Believed> {
+        let believed = self.0.believed.load_full();
+        if now < believed.until {
+            return believed;
         }
-        let users = exchange::user_issuers(keys.issuers());
-        self.0.subjects.replace_keys(keys.txn_keys());
+        self.publish(&believed.keys, &believed);
+        self.0.believed.load_full()
+    }
+
+    fn believe(&self, keys: &Arc<TokenKeys>) {
+        let before = self.0.believed.load_full();
+        if !Arc::ptr_eq(&before.keys, keys) {
+            self.0.subjects.replace_keys(keys.txn_keys());
+            self.publish(keys, &before);
+        }
+    }
+
+    fn publish(&self, keys: &Arc<TokenKeys>, before: &Believed) {
+        let (users, until) = exchange::user_issuers(keys.issuers(), self.0.parts.clock.now());
         let generation = before.generation + 1;
-        self.0.believed.store(Arc::new(Believed { keys: Arc::clone(keys), users, generation }));
+        self.0.believed.store(Arc::new(Believed { keys: Arc::clone(keys), users, until, generation }));
     }
 
     /// For `status`.

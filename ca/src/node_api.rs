@@ -14,6 +14,7 @@ mod hub;
 mod issue;
 mod join;
 mod limits;
+mod look_at_issuer;
 mod methods;
 mod mints;
 mod own_identity;
@@ -50,6 +51,7 @@ use crate::{
     metrics::{IssuedKind, Metrics, Outcome},
     quota::Quota,
     registry::{Change, Node, Registry, Service, What},
+    user_issuers::IssuerKeeper,
 };
 
 /// What the node API is made of.
@@ -63,6 +65,8 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     /// DNS names in this CA's own certificate.
     pub(crate) dns_names: Vec<String>,
+    /// Keeps the keys of users' issuers.
+    pub(crate) issuers: IssuerKeeper,
 }
 
 /// The node API of one CA process.
@@ -75,6 +79,7 @@ pub(crate) struct NodeApi {
     lifetimes: SvidLifetimes,
     limits: Limits,
     quota: Quota,
+    issuers: IssuerKeeper,
     hub: Arc<Hub>,
     own: OwnIdentity,
     counters: Arc<ServeCounters>,
@@ -92,6 +97,7 @@ impl NodeApi {
         );
         Arc::new(Self {
             quota: Quota::new(parts.limits.quota),
+            issuers: parts.issuers,
             issuer: parts.issuer,
             registry: parts.registry,
             authorities: parts.authorities,
@@ -336,6 +342,16 @@ pub(crate) fn read_messages(data: &[u8]) {
     }
     if let Ok(request) = wire::IssueJwtRequest::decode(data) {
         drop(crate::issuance::jwt::Audiences::parse(request.audience));
+    }
+    if let Ok(request) = wire::DelegateRequest::decode(data) {
+        drop(crate::issuance::PublicKey::parse(&request.public_key));
+    }
+    if let Ok(request) = wire::CollectMintsRequest::decode(data) {
+        // What is taken follows a chain, and is what will be written.
+        if let Ok(stretch) = mints::read(request) {
+            assert!(stretch.records.windows(2).all(|pair| matches!(pair, [one, next] if next.seq == one.seq + 1)));
+            assert!(stretch.records.iter().all(|mint| mint.body.trim_start().starts_with('{')));
+        }
     }
     if let Ok(request) = wire::SyncRequest::decode(data) {
         sync::read_request(request);

@@ -28,7 +28,8 @@ pub struct QuotaLimits {
     pub node_svids_per_hour: u32,
     /// Delegations that one node gets in an hour. An agent needs two, and one more at each of its restarts and each change of its edges.
     pub delegations_per_hour: u32,
-    /// Records of minted tokens that are collected from one node in a second, in the long run; ten times as many at once.
+    /// Records of minted tokens that are collected from one node with an edge in a second, in the long run; ten times as many at once. From
+    /// one without, which has none but those of before, a fiftieth; a full message always fits.
     pub mints_per_second: u32,
     /// Joins and recoveries that one address may try in a second, in the long run.
     pub joins_per_second: f64,
@@ -235,8 +236,8 @@ impl Quota {
     }
 
     /// Takes up to `wanted` records of minted tokens from the share of `node`.
-    pub(crate) fn mints(&self, node: &NodeName, wanted: usize, now: Duration) -> Taken {
-        let per_second = f64::from(self.limits.mints_per_second);
+    pub(crate) fn mints(&self, node: &NodeName, is_edge: bool, wanted: usize, now: Duration) -> Taken {
+        let per_second = f64::from(self.limits.mints_per_second) / if is_edge { 1.0 } else { 50.0 };
         let share = Share { per_second, burst: 10.0 * per_second };
         self.of_node(node, Counted::Mint, share, wanted, now)
     }

@@ -68,6 +68,7 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         opened.authorities.clone(),
         opened.clock_guard.clone(),
     );
+    let issuers = IssuerKeeper::new(opened.registry.clone(), clock.clone(), user_issuers::Limits::default());
     let issuer_of_tokens = issuer.clone();
     let node_api = NodeApi::new(node_api::Parts {
         issuer,
@@ -78,8 +79,8 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
         lifetimes: SvidLifetimes { node: settings.lifetimes.node_svid, own: settings.lifetimes.node_svid },
         limits: settings.node_api.clone(),
         dns_names: settings.token.as_ref().map(|token| token.dns_names.clone()).unwrap_or_default(),
+        issuers: issuers.clone(),
     });
-    let issuers = IssuerKeeper::new(opened.registry.clone(), clock.clone(), user_issuers::Limits::default());
     let token_service = match token_listener {
         Some((listener, token)) => {
             let address = listener.local_addr().map_err(|source| cannot_listen(token.listen, source))?;

@@ -150,6 +150,12 @@ fn from_an_empty_directory_to_a_verified_log() {
     assert_eq!(updated["selectors"], photo["selectors"], "what is not named stays");
     assert_eq!(ca.json(&["service", "show", "spiffe://example.org/photo"])["id"], photo["id"]);
 
+    let edge = ca.json(&["service", "update", "photo", "--edge-scope", "photo.read", "--edge-issuer", "corp"]);
+    assert_eq!((&edge["edge_scopes"][0], &edge["edge_issuers"][0]), (&"photo.read".into(), &"corp".into()), "{edge}");
+    assert!(ca.ok(&["service", "list"]).contains("photo.read"));
+    let none = ca.json(&["service", "update", "photo", "--no-edge"]);
+    assert_eq!((&none["edge_scopes"], &none["edge_issuers"]), (&serde_json::json!([]), &serde_json::json!([])));
+
     let nodes = ca.json(&["node", "list"]);
     assert_eq!((&nodes["nodes"][0]["name"], &nodes["nodes"][0]["state"]), (&"web-1".into(), &"invited".into()));
     assert!(ca.ok(&["node", "list"]).contains("invitation open until"));
@@ -211,6 +217,10 @@ fn refusals_have_their_code_and_say_what_to_do() {
         (&["service", "add", "db", "--selector", "unix:uid:1", "--on", "any", "--ttl", "0s"], 2, "no lifetime"),
         (&["service", "add", "db", "--selector", "unix:uid:1", "--on", "any", "--dns", "*"], 3, "(invalid-value)"),
         (&["service", "add", "spiffe://other.org/db", "--selector", "unix:uid:1", "--on", "any"], 3, "(invalid-value)"),
+        (&["service", "update", "photo", "--edge-scope", "a b"], 3, "(invalid-value)"),
+        (&["service", "update", "photo", "--edge-issuer", "corp"], 3, "(invalid-value)"),
+        (&["service", "update", "photo", "--edge-scope", "a", "--no-edge"], 2, "--no-edge"),
+        (&["service", "add", "db", "--selector", "unix:uid:1", "--on", "any", "--edge-issuer", "a"], 2, "--edge-scope"),
         (&["service", "show", "nothing"], 3, "(service-unknown)"),
         (&["service", "update", "photo"], 2, "nothing to change"),
         (&["service", "update", "nothing", "--ttl", "1h"], 3, "(service-unknown)"),

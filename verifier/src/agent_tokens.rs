@@ -59,7 +59,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     txn_tokens: TxnTokens,
     service_keys: ArcSwap<Vec<JwtAuthority>>,
-    users: ArcSwap<UserIssuers>,
+    users: ArcSwap<follow::Told>,
     /// How often something came.
     changes: watch::Sender<u64>,
     finder: OnceLock<Arc<Finder>>,
@@ -156,10 +156,10 @@ impl AgentTokens {
         self.shared.service_keys.load().to_vec()
     }
 
-    /// The issuers of users with their keys, as they are now.
+    /// The issuers of users with their keys, as they are now: keys that were not renewed for too long are not among them.
     #[must_use]
     pub fn user_issuers(&self) -> UserIssuers {
-        UserIssuers::clone(&self.shared.users.load())
+        self.shared.users.load().at(self.shared.clock.now())
     }
 
     /// Tells when keys or issuers have changed.

@@ -1,6 +1,9 @@
 //! One exchange: from a subject token to a transaction token that is signed, recorded, and may leave.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use aws_lc_rs::{
     digest::{Context, SHA256, digest},
@@ -16,6 +19,7 @@ use bonafide_verifier::{
         Algorithm, JwtError,
         delegation::{BeyondDelegation, Minted as Claimed},
         user_issuers::{IssuerKeys, UserIssuer, UserIssuerSettings, UserIssuers},
+        user_token::UserTokenError,
     },
     spiffe::{PublicKey, SpiffeId, TrustDomain},
     txn_tokens::{TxnKey, TxnTokens},
@@ -23,7 +27,7 @@ use bonafide_verifier::{
 };
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Believed, TokenService, mint_log::MintLogError};
 
@@ -158,7 +162,7 @@ impl TokenService {
         let delegation = &held.delegation;
         let edge = delegation.edges.iter().find(|edge| edge.id == *asked.requester);
         let edge = edge.ok_or_else(|| MintError::NotAnEdge { requester: asked.requester.clone() })?;
-        let subject = shared.subjects.verify(&asked, &shared.believed.load(), &shared.trust_domain, now)?;
+        let subject = self.subject(&asked, now).await?;
         let issuers: Vec<IssuerName> = edge.issuers.iter().filter_map(|name| IssuerName::parse(name).ok()).collect();
         let scope = match asked.scope {
             "" => all_scopes(&edge.scopes, subject.scope()),
@@ -203,6 +207,52 @@ impl TokenService {
     }
 }
 
+impl TokenService {
+    /// The verified subject. A user's token whose key is not known is looked at once more after the CA has asked its issuer.
+    async fn subject(&self, asked: &Asked<'_>, now: Timestamp) -> Result<Arc<Subject>, ExchangeError> {
+        let shared = &self.0;
+        let verify = || shared.subjects.verify(asked, &self.believed(now), &shared.trust_domain, now);
+        let first = verify();
+        let Err(ExchangeError::User(UserTokenError::UnknownKey { issuer, .. })) = &first else { return first };
+        if self.look_at(issuer, now).await { verify() } else { first }
+    }
+
+    /// Has the CA look at an issuer's keys, and waits a moment for what comes of it. At most once a minute for each issuer: so often does the
+    /// CA look, and tokens with made-up keys must not cost more.
+    async fn look_at(&self, issuer: &IssuerName, now: Timestamp) -> bool {
+        let shared = &self.0;
+        let boot = shared.parts.clock.boot();
+        {
+            let mut looked = shared.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            // Bounded by the issuers that are registered: others are refused before their key is looked for.
+            looked.retain(|_, at| boot.saturating_sub(*at) < BETWEEN_LOOKS);
+            if looked.contains_key(issuer) {
+                return false;
+            }
+            looked.insert(issuer.clone(), boot);
+        }
+        let generation = self.believed(now).generation;
+        let mut views = shared.parts.views.changes();
+        views.borrow_and_update();
+        match shared.parts.ca.look_at_issuer(issuer.as_str()).await {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(error) => {
+                debug!(issuer = %issuer, error = %error, "the CA did not look at an issuer's keys");
+                return false;
+            }
+        }
+        // The keys come by the stream, in a moment: before this answer or just after it.
+        let told = async {
+            while self.believed(now).generation == generation && views.changed().await.is_ok() {
+                self.believe(shared.parts.views.snapshot().token_keys());
+            }
+        };
+        let _ = tokio::time::timeout(KEYS_COME_WITHIN, told).await;
+        true
+    }
+}
+
 /// The words that the edge has and the subject token does not lack.
 fn all_scopes(registered: &[String], subject: Option<&str>) -> String {
     let has = |word: &&str| subject.is_none_or(|scope| scope.split(' ').any(|known| known == *word));
@@ -213,10 +263,19 @@ fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs())
 }
 
-/// The issuers that the CA told of. One that cannot be used is left out: its users are refused, the others' are not.
-pub(super) fn user_issuers(sent: &[node::UserIssuer]) -> UserIssuers {
+/// The issuers that the CA told of, as they count now, and until when they do. One that cannot be used is left out: its users are refused, the others' are not.
+pub(super) fn user_issuers(sent: &[node::UserIssuer], now: Timestamp) -> (UserIssuers, Timestamp) {
     let mut issuers = Vec::new();
+    let mut until = Timestamp::MAX;
     for one in sent {
+        if one.keys_until_ms != 0 {
+            let ends = Timestamp::from_unix_millis(one.keys_until_ms);
+            if ends <= now {
+                // Too old to count: the provider was not reached for too long.
+                continue;
+            }
+            until = until.min(ends);
+        }
         match user_issuer(one) {
             Ok(issuer) => issuers.push(issuer),
             Err(error) => {
@@ -224,10 +283,11 @@ pub(super) fn user_issuers(sent: &[node::UserIssuer]) -> UserIssuers {
             }
         }
     }
-    UserIssuers::new(issuers).unwrap_or_else(|error| {
+    let issuers = UserIssuers::new(issuers).unwrap_or_else(|error| {
         warn!(%error, "the issuers of users cannot be used together; no user's token is taken");
         UserIssuers::default()
-    })
+    });
+    (issuers, until)
 }
 
 fn user_issuer(sent: &node::UserIssuer) -> Result<UserIssuer, String> {
@@ -249,5 +309,8 @@ fn user_issuer(sent: &node::UserIssuer) -> Result<UserIssuer, String> {
     UserIssuer::new(settings, &keys).map_err(|error| error.to_string())
 }
 
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
+/// How long an answer of the CA is waited for to arrive by the stream, too.
+const KEYS_COME_WITHIN: Duration = Duration::from_millis(500);
 /// Of the SHA-256 in a record: enough to find a token, and of no use to make one.
 const TOKEN_HASH: usize = 8;

@@ -130,6 +130,7 @@ fn difference(before: Option<&TokenKeys>, now: &TokenKeys) -> WatchKeysResponse 
                     algorithms: one.algorithms.clone(),
                     roles_claim: one.roles_claim.clone(),
                     jwks: one.jwks.clone(),
+                    keys_until_ms: one.keys_until_ms,
                 })
                 .collect(),
         }),

@@ -5,13 +5,13 @@ use std::{future::Future, sync::Arc};
 
 use bonafide_ca_api::generated::node::{
     CollectMintsRequest, CollectMintsResponse, DelegateRequest, DelegateResponse, IssueJwtRequest, IssueJwtResponse,
-    IssueX509Request, IssueX509Response, JoinRequest, JoinResponse, RecoverRequest, RecoverResponse, RenewRequest,
-    RenewResponse, SyncRequest, node_api_server::NodeApi as Contract,
+    IssueX509Request, IssueX509Response, JoinRequest, JoinResponse, LookAtIssuerRequest, LookAtIssuerResponse,
+    RecoverRequest, RecoverResponse, RenewRequest, RenewResponse, SyncRequest, node_api_server::NodeApi as Contract,
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
-    NodeApi, delegate, issue, join, mints,
+    NodeApi, delegate, issue, join, look_at_issuer, mints,
     peer::{Caller, KeyCaller, NodeCaller},
     recover,
     refuse::Refused,
@@ -75,6 +75,14 @@ impl Contract for Methods {
     async fn delegate(&self, request: Request<DelegateRequest>) -> Result<Response<DelegateResponse>, Status> {
         let caller = node_caller(&request)?;
         self.answer(delegate::delegate(&self.api, &caller, request.into_inner())).await
+    }
+
+    async fn look_at_issuer(
+        &self,
+        request: Request<LookAtIssuerRequest>,
+    ) -> Result<Response<LookAtIssuerResponse>, Status> {
+        let caller = node_caller(&request)?;
+        self.answer(look_at_issuer::look(&self.api, &caller, request.into_inner())).await
     }
 
     async fn collect_mints(

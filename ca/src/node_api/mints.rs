@@ -23,7 +23,9 @@ pub(super) async fn collect(
 ) -> Result<CollectMintsResponse, Refused> {
     let stretch = read(request)?;
     let wanted = stretch.records.len();
-    let taken = api.quota.mints(caller.name(), wanted, api.clock.boot());
+    let snapshot = api.registry.load();
+    let is_edge = snapshot.services_of(caller.node_in(&snapshot)?).iter().any(|service| service.edge.is_some());
+    let taken = api.quota.mints(caller.name(), is_edge, wanted, api.clock.boot());
     if taken.granted < wanted {
         return Err(Refused::for_now(
             Reason::Quota,
@@ -31,8 +33,6 @@ pub(super) async fn collect(
             taken.retry_after.max(LEAST_PAUSE),
         ));
     }
-    // The node is still one; what it minted before it was removed is collected until then.
-    caller.node_in(&api.registry.load())?;
     let collected = match api.registry.collect_mints(caller.name().clone(), stretch).await {
         Ok(collected) => collected,
         Err(WriteError::Refused(never)) => match never {},

@@ -14,6 +14,7 @@ pub(super) enum Rpc {
     IssueJwt,
     Delegate,
     CollectMints,
+    LookAtIssuer,
 }
 
 /// What a peer has proved.
@@ -27,7 +28,7 @@ pub(super) enum PeerKind {
 
 impl Rpc {
     /// Every method.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Join,
         Self::Recover,
         Self::Renew,
@@ -36,6 +37,7 @@ impl Rpc {
         Self::IssueJwt,
         Self::Delegate,
         Self::CollectMints,
+        Self::LookAtIssuer,
     ];
 
     /// The method that a request is for, by its HTTP/2 `:path`.
@@ -54,6 +56,7 @@ impl Rpc {
             Self::IssueJwt => "/bonafide.node.v1.NodeApi/IssueJwt",
             Self::Delegate => "/bonafide.node.v1.NodeApi/Delegate",
             Self::CollectMints => "/bonafide.node.v1.NodeApi/CollectMints",
+            Self::LookAtIssuer => "/bonafide.node.v1.NodeApi/LookAtIssuer",
         }
     }
 
@@ -61,9 +64,13 @@ impl Rpc {
     pub(super) fn takes(self) -> PeerKind {
         match self {
             Self::Join | Self::Recover => PeerKind::Key,
-            Self::Renew | Self::Sync | Self::IssueX509 | Self::IssueJwt | Self::Delegate | Self::CollectMints => {
-                PeerKind::Node
-            }
+            Self::Renew
+            | Self::Sync
+            | Self::IssueX509
+            | Self::IssueJwt
+            | Self::Delegate
+            | Self::CollectMints
+            | Self::LookAtIssuer => PeerKind::Node,
         }
     }
 
@@ -78,6 +85,7 @@ impl Rpc {
             Self::IssueJwt => "IssueJwt",
             Self::Delegate => "Delegate",
             Self::CollectMints => "CollectMints",
+            Self::LookAtIssuer => "LookAtIssuer",
         }
     }
 }

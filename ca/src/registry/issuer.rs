@@ -75,6 +75,7 @@ impl Issuer {
             algorithms: self.settings.algorithms.iter().map(ToString::to_string).collect(),
             roles_claim: self.settings.roles_claim.clone().unwrap_or_default(),
             jwks: jwks.unwrap_or_default(),
+            keys_until_ms: self.keys_until().map_or(0, Timestamp::unix_millis),
         }
     }
 }

@@ -109,6 +109,7 @@ impl Rig {
             lifetimes: SvidLifetimes::default(),
             limits: node_api::Limits::default(),
             dns_names: vec!["tokens.example.org".to_owned()],
+            issuers: IssuerKeeper::new(opened.registry.clone(), home.clock.clone(), user_issuers::Limits::default()),
         });
         let policy = home.options.directory.join("tokens.toml");
         fs::write(&policy, POLICY).unwrap();

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{AgentTokens, ExchangeRefused, Shared, SubjectTokenType, WantedToken};
 use crate::{
     authenticate::{Authenticators, AuthenticatorsError},
+    clock::{Clock, Timestamp},
     http::edge::{Exchanger, Exchanging, NotExchanged, Wanted},
     jwt::user_token::UserTokenKind,
     user::IssuerName,
@@ -68,28 +69,37 @@ impl AgentTokens {
             loop {
                 changes.borrow_and_update();
                 let Some(given) = give(&shared, &authenticators, &issuers) else { return };
-                if let Err(error) = given {
+                if let Err(error) = given.outcome {
                     tracing::error!(%error, "keys that the agent told of cannot be used; the earlier ones stay");
                 }
-                if changes.changed().await.is_err() {
-                    return;
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    // Keys that an issuer has not renewed for too long count no more, whether or not anybody says so.
+                    () = given.clock.sleep_until(given.until) => {}
                 }
             }
         }
     }
 }
 
-fn give(
-    shared: &Weak<Shared>,
-    authenticators: &Authenticators,
-    issuers: &[IssuerName],
-) -> Option<Result<(), AuthenticatorsError>> {
+/// What authenticators were given.
+struct Given {
+    outcome: Result<(), AuthenticatorsError>,
+    clock: Arc<dyn Clock>,
+    /// When some of it counts no more.
+    until: Timestamp,
+}
+
+fn give(shared: &Weak<Shared>, authenticators: &Authenticators, issuers: &[IssuerName]) -> Option<Given> {
     let shared = shared.upgrade()?;
-    let of_users = authenticators.replace_user_issuers(shared.users.load().only(issuers));
+    let (told, now) = (shared.users.load(), shared.clock.now());
+    let (clock, until) = (Arc::clone(&shared.clock), told.until(now));
+    let of_users = authenticators.replace_user_issuers(told.at(now).only(issuers));
     if !authenticators.takes_access_tokens() {
-        return Some(of_users);
+        return Some(Given { outcome: of_users, clock, until });
     }
-    Some(of_users.and(authenticators.replace_access_token_keys(shared.service_keys.load().to_vec())))
+    let keys = authenticators.replace_access_token_keys(shared.service_keys.load().to_vec());
+    Some(Given { outcome: of_users.and(keys), clock, until })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use crate::{
+    clock::Timestamp,
     generated::tokens::{UserIssuer as SentIssuer, WatchKeysRequest, WatchKeysResponse},
     identity::workload_api::{Ended, Retry, WorkloadApiOptions, with_header},
     jwt::{
@@ -104,7 +105,7 @@ impl State {
         held.delegations.retain(|_, one| now < one.expires_at.saturating_add(LEEWAY));
         held.publish(shared);
         if let Some(sent) = &message.issuers {
-            shared.users.store(Arc::new(user_issuers(&sent.issuers)));
+            shared.users.store(Arc::new(Told::new(&sent.issuers)));
         }
         drop(held);
         shared.changes.send_modify(|changes| *changes += 1);
@@ -163,19 +164,41 @@ impl Held {
     }
 }
 
-/// One that cannot be used is left out: its users are refused, the others' are not.
-fn user_issuers(sent: &[SentIssuer]) -> UserIssuers {
-    let mut issuers = Vec::new();
-    for one in sent {
-        match user_issuer(one) {
-            Ok(issuer) => issuers.push(issuer),
-            Err(error) => warn!(issuer = ?one.name, error, "the agent told an issuer of users that cannot be used"),
+/// The issuers of users, each with the end of its keys.
+#[derive(Debug, Default)]
+pub(super) struct Told(Vec<(UserIssuer, Timestamp)>);
+
+impl Told {
+    /// One that cannot be used is left out: its users are refused, the others' are not.
+    fn new(sent: &[SentIssuer]) -> Self {
+        let mut issuers = Vec::new();
+        for one in sent {
+            let until = match one.keys_until_ms {
+                0 => Timestamp::MAX,
+                until => Timestamp::from_unix_millis(until),
+            };
+            match user_issuer(one) {
+                Ok(issuer) => issuers.push((issuer, until)),
+                Err(error) => warn!(issuer = ?one.name, error, "the agent told an issuer of users that cannot be used"),
+            }
         }
+        Self(issuers)
     }
-    UserIssuers::new(issuers).unwrap_or_else(|error| {
-        warn!(%error, "the issuers of users cannot be used together; no user's token is taken");
-        UserIssuers::default()
-    })
+
+    /// When the next of those that count now count no more.
+    #[cfg(feature = "tower")]
+    pub(super) fn until(&self, now: Timestamp) -> Timestamp {
+        self.0.iter().map(|(_, until)| *until).filter(|until| now < *until).min().unwrap_or(Timestamp::MAX)
+    }
+
+    /// Those whose keys count at this time.
+    pub(super) fn at(&self, now: Timestamp) -> UserIssuers {
+        let count = self.0.iter().filter(|(_, until)| now < *until).map(|(issuer, _)| issuer.clone());
+        UserIssuers::new(count.collect()).unwrap_or_else(|error| {
+            warn!(%error, "the issuers of users cannot be used together; no user's token is taken");
+            UserIssuers::default()
+        })
+    }
 }
 
 fn user_issuer(sent: &SentIssuer) -> Result<UserIssuer, String> {

@@ -82,6 +82,9 @@ pub struct UserIssuer {
     /// RFC 7517
     #[prost(bytes = "vec", tag = "6")]
     pub jwks: ::prost::alloc::vec::Vec<u8>,
+    /// the keys count until then; 0: they do not age
+    #[prost(int64, tag = "7")]
+    pub keys_until_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FindKeyRequest {

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
-use bonafide_ca_api::generated::admin::{AddServiceRequest, StringList, UpdateServiceRequest};
+use base64ct::{Base64UrlUnpadded, Encoding};
+use bonafide_ca_api::generated::admin::{AddIssuerRequest, AddServiceRequest, StringList, UpdateServiceRequest};
 use bonafide_verifier::{
     agent_tokens::{AgentTokens, ExchangeRefused, SubjectTokenType, WantedToken},
     clock::Clock,
@@ -22,12 +23,13 @@ use crate::health::{Part, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-async fn add_edge(site: &Site, path: &str, on: &str, scopes: &[&str]) {
+async fn add_edge(site: &Site, path: &str, on: &str, scopes: &[&str], issuers: &[&str]) {
     let request = AddServiceRequest {
         path: path.into(),
         selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
         on: vec![on.into()],
         edge_scopes: scopes.iter().map(ToString::to_string).collect(),
+        edge_issuers: issuers.iter().map(ToString::to_string).collect(),
         // Longer than any test lets the CA be away.
         x509_ttl_s: 6 * 3600,
         ..AddServiceRequest::default()
@@ -72,7 +74,7 @@ impl Pair {
     async fn start() -> Self {
         let site = Site::start().await;
         let (edge, other) = (site.home("n1"), site.home("n2"));
-        add_edge(&site, "export", "n1", &["export.run", "photo.read"]).await;
+        add_edge(&site, "export", "n1", &["export.run", "photo.read"], &["corp"]).await;
         site.add_service("/photo", "n2").await;
         let mut agents = Vec::new();
         for (name, home) in [("n1", &edge), ("n2", &other)] {
@@ -275,5 +277,91 @@ async fn a_key_that_nobody_knows_is_looked_up_once() {
     pair.site.clock.advance(Duration::from_secs(11));
     assert!(photo.txn_tokens().look_up(&headers).is_some());
     let _: Arc<dyn Clock> = pair.site.clock();
+    pair.finish().await;
+}
+
+/// Who signs tokens about users, and whose keys an administrator gave.
+struct Issuer {
+    url: String,
+    pair: EcdsaKeyPair,
+}
+
+impl Issuer {
+    async fn registered(site: &Site, name: &str) -> Self {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        let [x, y] = [x, y].map(Base64UrlUnpadded::encode_string);
+        let jwks = serde_json::json!({ "keys": [{
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k1", "x": x, "y": y,
+        }] });
+        let url = format!("https://{name}.example.com");
+        let request = AddIssuerRequest {
+            name: name.into(),
+            url: url.clone(),
+            audiences: vec!["web".into()],
+            algorithms: vec!["ES256".into()],
+            jwks: jwks.to_string().into_bytes(),
+            ..AddIssuerRequest::default()
+        };
+        site.admin().await.add_issuer(request).await.unwrap();
+        Self { url, pair }
+    }
+
+    fn sign(&self, site: &Site, key_id: &str, aud: &str, life: i64) -> String {
+        let now = site.clock.now().unix_seconds();
+        let claims =
+            serde_json::json!({ "iss": self.url, "sub": "charlie", "aud": aud, "iat": now - 60, "exp": now + life });
+        let claims = claims.as_object().unwrap();
+        let input = bonafide_verifier::jwt::SigningInput::typed("JWT", Algorithm::Es256, key_id, claims);
+        let signature = self.pair.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+        input.with_signature(signature.as_ref())
+    }
+}
+
+#[tokio::test]
+async fn a_user_s_token_becomes_a_transaction_token_of_that_user() {
+    let pair = Pair::start().await;
+    let (corp, other) = (Issuer::registered(&pair.site, "corp").await, Issuer::registered(&pair.site, "other").await);
+    let (edge, photo) = (tokens(&pair.site, &pair.edge).await, tokens(&pair.site, &pair.other).await);
+    let mut wanted = WantedToken::default();
+    wanted.scope = "photo.read".into();
+    let id_token = SubjectTokenType::IdToken;
+    let good = corp.sign(&pair.site, "k1", "web", 3600);
+    until("the agent knows the issuers", async || edge.exchange(&good, id_token, &wanted).await.is_ok()).await;
+    until("so does the service", async || photo.user_issuers().named("other").is_some()).await;
+    // Seen before, and new for each request all the same.
+    let [one, another] = [edge.exchange(&good, id_token, &wanted).await, edge.exchange(&good, id_token, &wanted).await]
+        .map(|token| photo.txn_tokens().verify(token.unwrap().expose_token(), pair.site.clock.now()).unwrap());
+    assert_eq!((one.sub(), one.requester().as_str(), one.scope()), ("corp:charlie", EXPORT, "photo.read"));
+    assert_eq!(one.rctx()["authn"], "id_token");
+    assert_ne!(one.txn(), another.txn());
+    let code = async |token: &str, kind| {
+        edge.exchange(token, kind, &wanted).await.map_or_else(|error| error.code().to_owned(), |_| "good".into())
+    };
+    let short = corp.sign(&pair.site, "k1", "web", 20);
+    let ended = corp.sign(&pair.site, "k1", "web", -1);
+    for (what, token, kind, expected) in [
+        ("another issuer's user", other.sign(&pair.site, "k1", "web", 60), id_token, "issuer-not-allowed"),
+        (
+            "signed by another issuer",
+            Issuer { url: corp.url.clone(), ..other }.sign(&pair.site, "k1", "web", 60),
+            id_token,
+            "user-token-signature",
+        ),
+        ("for another audience", corp.sign(&pair.site, "k1", "app", 60), id_token, "user-token-audience"),
+        ("ended, if only just", ended, id_token, "subject-token-expired"),
+        ("by a key that nobody knows", corp.sign(&pair.site, "k9", "web", 60), id_token, "user-token-key"),
+        ("the same again, at once", corp.sign(&pair.site, "k9", "web", 60), id_token, "user-token-key"),
+        ("as an access token", good.clone(), SubjectTokenType::AccessToken, "subject-token-other-type"),
+        ("as a statement of the edge's own", good.clone(), SubjectTokenType::SelfSigned, "self-signed-refused"),
+        ("about to end", short.clone(), id_token, "good"),
+    ] {
+        assert_eq!(code(&token, kind).await, expected, "{what}");
+    }
+    let last = edge.exchange(&short, id_token, &wanted).await.unwrap();
+    assert!(
+        last.expires_at().since(pair.site.clock.now()) <= Duration::from_secs(20),
+        "never later than the user's own"
+    );
     pair.finish().await;
 }

@@ -199,6 +199,9 @@ pub struct UserIssuer {
     /// its keys of this moment, RFC 7517; empty: none were ever fetched
     #[prost(bytes = "vec", tag = "6")]
     pub jwks: ::prost::alloc::vec::Vec<u8>,
+    /// the keys count until then; 0: they do not age
+    #[prost(int64, tag = "7")]
+    pub keys_until_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Service {
@@ -314,6 +317,18 @@ pub struct DelegateResponse {
     /// the CA's clock
     #[prost(int64, tag = "2")]
     pub now_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookAtIssuerRequest {
+    /// its name
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookAtIssuerResponse {
+    /// there was an answer after this was asked; what is new of it comes by the sync stream
+    #[prost(bool, tag = "1")]
+    pub looked: bool,
 }
 /// A stretch of the node's log: hash = SHA-256(previous hash || log || seq || at || body, each with its length). The first record
 /// of a log has the sequence 1 and follows a hash over node and log.
@@ -595,6 +610,31 @@ pub mod node_api_client {
                 .insert(GrpcMethod::new("bonafide.node.v1.NodeApi", "Delegate"));
             self.inner.unary(req, path, codec).await
         }
+        /// Node: has the CA look at an issuer's keys, since a token names one that is not known. At most once a minute for each issuer, whoever asks.
+        pub async fn look_at_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LookAtIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LookAtIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.node.v1.NodeApi/LookAtIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.node.v1.NodeApi", "LookAtIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Node: what the node has minted since the last time, in the order and the chain of its log.
         pub async fn collect_mints(
             &mut self,
@@ -684,6 +724,14 @@ pub mod node_api_server {
             request: tonic::Request<super::DelegateRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DelegateResponse>,
+            tonic::Status,
+        >;
+        /// Node: has the CA look at an issuer's keys, since a token names one that is not known. At most once a minute for each issuer, whoever asks.
+        async fn look_at_issuer(
+            &self,
+            request: tonic::Request<super::LookAtIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LookAtIssuerResponse>,
             tonic::Status,
         >;
         /// Node: what the node has minted since the last time, in the order and the chain of its log.
@@ -1058,6 +1106,51 @@ pub mod node_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DelegateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.node.v1.NodeApi/LookAtIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct LookAtIssuerSvc<T: NodeApi>(pub Arc<T>);
+                    impl<
+                        T: NodeApi,
+                    > tonic::server::UnaryService<super::LookAtIssuerRequest>
+                    for LookAtIssuerSvc<T> {
+                        type Response = super::LookAtIssuerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LookAtIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NodeApi>::look_at_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LookAtIssuerSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use bonafide_ca_api::{
     MintChain, Reason,
-    generated::node::{CollectMintsRequest, DelegateRequest, Hello, MintRecord, SyncResponse, TokenKeys, UserIssuer},
+    generated::node::{
+        CollectMintsRequest, DelegateRequest, Hello, LookAtIssuerRequest, MintRecord, SyncResponse, TokenKeys,
+    },
     token_keys_digest,
 };
 use bonafide_verifier::{
+    clock::Clock,
     jwt::delegation::{DelegatedEdge, Delegation},
     spiffe::JwtAuthority,
 };
 use tonic::Status;
 
 use super::rig::{ADMIN, Rig, TestNode, TestStream, eventually, name, new_spki, reason, spki, trust_domain};
-use crate::{audit::Kind, registry::ServiceUpdate, store::Abort};
+use crate::{audit::Kind, registry::ServiceUpdate, user_issuers::tests::Provider};
 
 /// What an agent keeps of token keys.
 fn apply(held: &mut TokenKeys, update: &SyncResponse) {
@@ -309,22 +312,33 @@ async fn a_node_has_few_delegations_and_asks_for_few() {
 }
 
 #[tokio::test]
-async fn issuers_of_users_are_told_to_every_node() {
+async fn issuers_of_users_are_told_to_every_node_and_looked_at_when_a_key_is_new() {
     let rig = Rig::start().await;
     let mut node = rig.node("web-1", &[]).await;
     let (mut stream, first) = synced(&mut node, takes_keys(&rig)).await;
     assert!(first.token_keys.unwrap().issuers.unwrap().issuers.is_empty());
-    let issuer = UserIssuer { name: "corp".into(), url: "https://id.example.com".into(), ..UserIssuer::default() };
-    let (registry, sent) = (rig.opened.registry.clone(), issuer.clone());
-    rig.opened
-        .store
-        .write(move |tx| -> Result<(), Abort<std::convert::Infallible>> {
-            Ok(registry.publish_user_issuers(tx, vec![sent])?)
-        })
-        .await
-        .unwrap();
-    let keys = stream.next().await.unwrap().token_keys.unwrap();
-    assert_eq!((keys.issuers.unwrap().issuers, keys.service, keys.whole), (vec![issuer], None, false));
+    let provider = Provider::start().await;
+    rig.opened.registry.add_issuer(provider.new_issuer("corp"), ADMIN).await.unwrap();
+    let told = stream.next().await.unwrap().token_keys.unwrap();
+    let issuers = told.issuers.unwrap().issuers;
+    assert_eq!((issuers[0].name.as_str(), issuers[0].url.as_str(), issuers[0].jwks.len()), ("corp", &*provider.url, 0));
+    assert_eq!((told.service, told.whole), (None, false));
+    let look = async |issuer: &str| {
+        let answer = node.client.clone().look_at_issuer(LookAtIssuerRequest { issuer: issuer.into() }).await;
+        answer.map(|answer| answer.into_inner().looked)
+    };
+    assert!(look("corp").await.unwrap());
+    let told = stream.next().await.unwrap().token_keys.unwrap().issuers.unwrap().issuers.remove(0);
+    assert!(!told.jwks.is_empty() && told.keys_until_ms > rig.clock.now().unix_millis());
+    // Not again within a minute, whoever asks; and nobody is asked who is not registered.
+    provider.new_key("k2");
+    assert!(!look("corp").await.unwrap());
+    assert!(!look("unknown").await.unwrap());
+    assert_eq!(reason(&look("No Name").await.unwrap_err()), Reason::InvalidMessage);
+    rig.clock.advance(Duration::from_secs(61));
+    assert!(look("corp").await.unwrap());
+    let told = stream.next().await.unwrap().token_keys.unwrap().issuers.unwrap().issuers.remove(0);
+    assert!(String::from_utf8(told.jwks).unwrap().contains("k2"));
     rig.finish().await;
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bonafide_ca_api::{
     MintChain, Reason, Refusal,
     generated::node::{
-        CollectMintsRequest, DelegateRequest, Hello, IssueJwtRequest, IssueX509Request, JoinRequest, MintRecord,
-        RecoverRequest, RenewRequest, SyncRequest, node_api_client::NodeApiClient, sync_request::Message,
+        CollectMintsRequest, DelegateRequest, Hello, IssueJwtRequest, IssueX509Request, JoinRequest,
+        LookAtIssuerRequest, MintRecord, RecoverRequest, RenewRequest, SyncRequest, node_api_client::NodeApiClient,
+        sync_request::Message,
     },
 };
 use bonafide_verifier::{tls::Connector, x509::X509Svid};
@@ -37,6 +38,7 @@ async fn call(client: &mut NodeApiClient<Channel>, rpc: Rpc) -> Result<(), Statu
             client.issue_jwt(request).await.map(drop)
         }
         Rpc::Delegate => client.delegate(DelegateRequest { public_key: new_spki() }).await.map(drop),
+        Rpc::LookAtIssuer => client.look_at_issuer(LookAtIssuerRequest { issuer: "corp".into() }).await.map(drop),
         Rpc::CollectMints => {
             let place = MintChain::begin(&name("a"), "log");
             let record = MintRecord { seq: 1, at_ms: 1, body: b"{}".to_vec() };
@@ -79,41 +81,61 @@ async fn t_13_every_method_by_every_kind_of_caller() {
         ("a bare key", rig.with_key(&KeyPair::generate().unwrap()).await, |rpc| match rpc {
             Rpc::Join => (Code::PermissionDenied, Some(Reason::InvitationUnknown)),
             Rpc::Recover => (Code::PermissionDenied, Some(Reason::KeyUnknown)),
-            Rpc::Renew | Rpc::Sync | Rpc::IssueX509 | Rpc::IssueJwt | Rpc::Delegate | Rpc::CollectMints => {
-                (Code::PermissionDenied, Some(Reason::PeerKind))
-            }
+            Rpc::Renew
+            | Rpc::Sync
+            | Rpc::IssueX509
+            | Rpc::IssueJwt
+            | Rpc::Delegate
+            | Rpc::CollectMints
+            | Rpc::LookAtIssuer => (Code::PermissionDenied, Some(Reason::PeerKind)),
         }),
         ("a node", node.client.clone(), |rpc| match rpc {
             Rpc::Join | Rpc::Recover => (Code::PermissionDenied, Some(Reason::PeerKind)),
             Rpc::Renew | Rpc::Sync | Rpc::IssueX509 => (Code::Ok, None),
             Rpc::IssueJwt => (Code::PermissionDenied, Some(Reason::ServiceNotHeld)),
             Rpc::Delegate => (Code::Ok, None),
-            Rpc::CollectMints => (Code::Ok, None),
+            Rpc::CollectMints | Rpc::LookAtIssuer => (Code::Ok, None),
         }),
         ("a node's bare key", rig.with_key(&node.key).await, |rpc| match rpc {
             Rpc::Join => (Code::PermissionDenied, Some(Reason::InvitationUnknown)),
             Rpc::Recover => (Code::Ok, None),
-            Rpc::Renew | Rpc::Sync | Rpc::IssueX509 | Rpc::IssueJwt | Rpc::Delegate | Rpc::CollectMints => {
-                (Code::PermissionDenied, Some(Reason::PeerKind))
-            }
+            Rpc::Renew
+            | Rpc::Sync
+            | Rpc::IssueX509
+            | Rpc::IssueJwt
+            | Rpc::Delegate
+            | Rpc::CollectMints
+            | Rpc::LookAtIssuer => (Code::PermissionDenied, Some(Reason::PeerKind)),
         }),
         ("a removed node", removed.client.clone(), |rpc| match rpc {
             Rpc::Join | Rpc::Recover => (Code::PermissionDenied, Some(Reason::PeerKind)),
-            Rpc::Renew | Rpc::Sync | Rpc::IssueX509 | Rpc::IssueJwt | Rpc::Delegate | Rpc::CollectMints => {
-                (Code::PermissionDenied, Some(Reason::NodeRemoved))
-            }
+            Rpc::Renew
+            | Rpc::Sync
+            | Rpc::IssueX509
+            | Rpc::IssueJwt
+            | Rpc::Delegate
+            | Rpc::CollectMints
+            | Rpc::LookAtIssuer => (Code::PermissionDenied, Some(Reason::NodeRemoved)),
         }),
         ("a node by an older key", stale.client.clone(), |rpc| match rpc {
             Rpc::Join | Rpc::Recover => (Code::PermissionDenied, Some(Reason::PeerKind)),
-            Rpc::Renew | Rpc::Sync | Rpc::IssueX509 | Rpc::IssueJwt | Rpc::Delegate | Rpc::CollectMints => {
-                (Code::PermissionDenied, Some(Reason::KeyStale))
-            }
+            Rpc::Renew
+            | Rpc::Sync
+            | Rpc::IssueX509
+            | Rpc::IssueJwt
+            | Rpc::Delegate
+            | Rpc::CollectMints
+            | Rpc::LookAtIssuer => (Code::PermissionDenied, Some(Reason::KeyStale)),
         }),
         ("the machine that a node's name was taken from", replaced.client.clone(), |rpc| match rpc {
             Rpc::Join | Rpc::Recover => (Code::PermissionDenied, Some(Reason::PeerKind)),
-            Rpc::Renew | Rpc::Sync | Rpc::IssueX509 | Rpc::IssueJwt | Rpc::Delegate | Rpc::CollectMints => {
-                (Code::PermissionDenied, Some(Reason::KeyUnknown))
-            }
+            Rpc::Renew
+            | Rpc::Sync
+            | Rpc::IssueX509
+            | Rpc::IssueJwt
+            | Rpc::Delegate
+            | Rpc::CollectMints
+            | Rpc::LookAtIssuer => (Code::PermissionDenied, Some(Reason::KeyUnknown)),
         }),
     ];
     for (kind, mut client, expected) in kinds {

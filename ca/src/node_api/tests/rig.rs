@@ -35,6 +35,7 @@ use crate::{
     node_api::{Limits, NodeApi, Parts},
     registry::{NewInvitation, NewService, Rules, Service, ServiceUpdate},
     store,
+    user_issuers::{self, IssuerKeeper},
 };
 
 pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_790_000_000);
@@ -249,6 +250,7 @@ fn api_of(opened: &Opened, clock: Arc<dyn Clock>, limits: Limits) -> Arc<NodeApi
         issuer,
         registry: opened.registry.clone(),
         authorities: opened.authorities.clone(),
+        issuers: IssuerKeeper::new(opened.registry.clone(), Arc::clone(&clock), user_issuers::Limits::default()),
         clock,
         metrics: Metrics::new(START),
         lifetimes: SvidLifetimes::default(),
