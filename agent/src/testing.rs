@@ -35,10 +35,28 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Some cases take two users. They fail, and say so, rather than be passed over.
-pub(crate) fn require_root(case: &str) {
-    assert!(nix::unistd::geteuid().is_root(), "{case} takes processes of two users: run this test as root");
+/// Some cases take two users, or a mount. `true`: this process is root, go on. `false`: it is not, and the calling test has been run
+/// by root in a process of its own (`sudo -n`), and passed there. Without `sudo` it fails and says so, rather than be passed over.
+pub(crate) fn by_root(case: &str) -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let again = std::env::var_os(BY_ROOT).is_some();
+    assert!(!again, "{case} takes processes of two users, and `sudo -n` did not make this process root's");
+    let thread = std::thread::current();
+    // The harness names a test's thread by the test.
+    let test = thread.name().expect("a test's thread has its name");
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", "env", &format!("{BY_ROOT}=1")]).arg(std::env::current_exe().unwrap());
+    let run = sudo.args([test, "--exact", "--nocapture", "--test-threads=1"]).output();
+    let run = run
+        .unwrap_or_else(|error| panic!("{case} takes processes of two users: run it as root, or with sudo: {error}"));
+    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && said.contains("1 passed"), "{case}, run by root: {said}");
+    false
 }
+
+const BY_ROOT: &str = "BONAFIDE_TEST_BY_ROOT";
 
 /// A user that is neither root nor anyone else here.
 pub(crate) const OTHER_UID: u32 = 54_321;

@@ -11,7 +11,7 @@ use bonafide_verifier::{clock::SystemClock, spiffe::TrustDomain};
 
 use super::*;
 use crate::testing::{
-    CASE, Helper, OTHER_GID, OTHER_UID, copy_of, copy_of_helper, listen, open_directory, require_root, set_mode,
+    CASE, Helper, OTHER_GID, OTHER_UID, by_root, copy_of, copy_of_helper, listen, open_directory, set_mode,
 };
 
 fn attestor() -> Attestor {
@@ -111,7 +111,9 @@ async fn w_01_a_rewritten_executable_is_another_identity() {
 
 #[tokio::test]
 async fn w_02_connect_as_one_user_and_become_another() {
-    require_root("W-02");
+    if !by_root("W-02") {
+        return;
+    }
     needs_pidfd();
     let directory = open_directory();
     let (socket, listener) = listen(directory.path());
@@ -131,7 +133,9 @@ async fn w_02_connect_as_one_user_and_become_another() {
 
 #[tokio::test]
 async fn w_12_groups_are_those_of_now_and_a_change_of_group_is_refused() {
-    require_root("W-12");
+    if !by_root("W-12") {
+        return;
+    }
     let directory = open_directory();
     let (socket, listener) = listen(directory.path());
     let mut helper = Helper::start(&socket);
@@ -233,7 +237,9 @@ fn w_07_a_process_that_the_agent_cannot_see() {
 /// The agent without privileges, the workload another user's: user and group take none.
 #[test]
 fn user_and_group_are_attested_without_privileges() {
-    require_root("an agent without privileges");
+    if !by_root("an agent without privileges") {
+        return;
+    }
     for case in ["unprivileged", "f-20-hidepid"] {
         run_namespaced(case, &["--mount", "--pid", "--fork", "--mount-proc"]);
     }
@@ -409,7 +415,9 @@ async fn w_06_a_path_of_another_mount_namespace_is_no_path() {
 
 #[tokio::test]
 async fn w_09_a_setuid_program_is_its_owner() {
-    require_root("W-09");
+    if !by_root("W-09") {
+        return;
+    }
     needs_pidfd();
     let directory = open_directory();
     let (socket, listener) = listen(directory.path());
@@ -470,7 +478,9 @@ async fn w_10_hashing_is_bounded() {
 
 #[tokio::test]
 async fn w_10_a_file_system_that_never_answers_is_given_up() {
-    require_root("W-10 (a FUSE mount without a server)");
+    if !by_root("W-10 (a FUSE mount without a server)") {
+        return;
+    }
     let directory = open_directory();
     let (socket, listener) = listen(directory.path());
     let covered = directory.path().join("covered");
