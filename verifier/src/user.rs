@@ -157,6 +157,10 @@ pub(crate) struct Facts {
 }
 
 impl PresentedUser {
+    #[cfg_attr(
+        not(any(feature = "jwt", feature = "policy-file")),
+        allow(dead_code, reason = "tokens name users, and policies ask about them")
+    )]
     pub(crate) fn new(facts: Facts) -> Self {
         Self(Arc::new(facts))
     }

@@ -31,6 +31,7 @@ struct Token {
 }
 
 /// An ID token or an access token.
+#[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "only tokens begin a session"))]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ProofKindOfToken {
     Id,
