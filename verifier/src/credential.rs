@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use bonafide_verifier::{clock::SystemClock, credential::Credential, identity::{Identity, workload_api::WorkloadApi}};
+//! use bonafide_verifier::{clock::{Clock, SystemClock}, credential::Credential, identity::{Identity, workload_api::WorkloadApi}};
 //! use bonafide_verifier::{spiffe::SpiffeId, tls::{ConnectorOptions, PeerSet}};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,7 +12,7 @@
 //! let credential = Credential::jwt_svid(api, config.as_str());
 //! let connector = credential.connector(&identity, PeerSet::id(config), ConnectorOptions::default())?;
 //! let mut request = http::Request::get("https://config.internal:8443/v1/settings/export").body(())?;
-//! credential.put_on(request.headers_mut(), identity.clock().now()).await?;
+//! credential.put_on(request.headers_mut(), SystemClock.now()).await?;
 //! # Ok(()) }
 //! ```
 
