@@ -30,6 +30,14 @@ pub struct Programs {
     pub configctl: PathBuf,
     /// A service that has its settings from it.
     pub exporter: PathBuf,
+    /// The edge of the chain.
+    pub chain_photo: PathBuf,
+    /// Its middle.
+    pub chain_image: PathBuf,
+    /// Its end.
+    pub chain_blob: PathBuf,
+    /// Who calls it in its own name.
+    pub chain_export: PathBuf,
 }
 
 /// Why there are no programs.
@@ -58,8 +66,21 @@ pub fn build() -> Result<Programs, BuildError> {
 }
 
 fn cargo_build(inside: &Path) -> Result<Programs, BuildError> {
-    let names =
-        ["bonafide-ca", "bonafide-agent", "photo", "web", "limits", "job", "config-service", "configctl", "exporter"];
+    let names = [
+        "bonafide-ca",
+        "bonafide-agent",
+        "photo",
+        "web",
+        "limits",
+        "job",
+        "config-service",
+        "configctl",
+        "exporter",
+        "photo-chain-photo",
+        "photo-chain-image",
+        "photo-chain-blob",
+        "photo-chain-export",
+    ];
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(inside.parent().unwrap_or(inside)).args([
         "build",
@@ -93,6 +114,10 @@ fn cargo_build(inside: &Path) -> Result<Programs, BuildError> {
         config_service: take("config-service")?,
         configctl: take("configctl")?,
         exporter: take("exporter")?,
+        chain_photo: take("photo-chain-photo")?,
+        chain_image: take("photo-chain-image")?,
+        chain_blob: take("photo-chain-blob")?,
+        chain_export: take("photo-chain-export")?,
     })
 }
 

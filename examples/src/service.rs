@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use bonafide_verifier::{
+    agent_tokens::AgentTokens,
     authenticate::Authenticators,
     authorization::{Authorization, Builder, PolicyFiles},
     clock::{Clock, SystemClock},
@@ -70,6 +71,17 @@ impl Service {
         identity.ready(Duration::from_secs(30)).await?;
         let id = identity.id().context("an identity")?;
         Ok(Self { api, identity, id, clock, stop, arguments })
+    }
+
+    /// The token service of the trust domain, as the agent on the node offers it: keys of transaction tokens, issuers of users, and exchanges for an
+    /// edge. Followed by a task of its own.
+    ///
+    /// # Errors
+    /// The agent says nothing in time.
+    pub async fn tokens(&self) -> anyhow::Result<AgentTokens> {
+        let tokens = AgentTokens::spawn(&self.api, self.id.trust_domain().clone(), Arc::clone(&self.clock));
+        tokens.ready(Duration::from_secs(30)).await?;
+        Ok(tokens)
     }
 
     /// Who callers are is given; what they may do comes from the file, which has to be there and good.

@@ -4,10 +4,10 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use axum::http::{Method, Request, StatusCode, Uri, header::CONTENT_TYPE};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header::CONTENT_TYPE};
 use bonafide_verifier::{
     caller::ProofKind,
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, Timestamp},
     credential::Credential,
     identity::{Identity, workload_api::WorkloadApi},
     key_records::{CallerKey, read_key_file},
@@ -22,7 +22,10 @@ use serde_json::Value;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
-use crate::generated::settings::{State, WatchRequest, settings_client};
+use crate::{
+    access_token::AccessTokens,
+    generated::settings::{State, WatchRequest, settings_client},
+};
 
 /// Where the settings are, and as whom they are asked for.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,12 +36,15 @@ pub struct SettingsArguments {
     /// Who must answer there
     #[arg(long = "config-id", value_name = "SPIFFE-ID", default_value = "spiffe://example.org/config")]
     id: SpiffeId,
-    /// What this program proves itself by: x509, jwt-svid, shared-secret or api-key
+    /// What this program proves itself by: x509, jwt-svid, access-token, shared-secret or api-key
     #[arg(long, value_name = "KIND", default_value = "x509", value_parser = kind)]
     credential: ProofKind,
     /// The key, for shared-secret and api-key: the file that `bonafide-ca key create` wrote for the caller
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// The token endpoint, for access-token: `https://ca.internal:8445/token`
+    #[arg(long, value_name = "URL")]
+    token_endpoint: Option<String>,
 }
 
 /// A kind of credential, as a flag.
@@ -55,9 +61,16 @@ pub struct SettingsClient {
     http: Client<Connector, Full<Bytes>>,
     grpc: Endpoint,
     connector: Connector,
-    credential: Credential,
+    proof: Proof,
     url: String,
     clock: Arc<dyn Clock>,
+}
+
+/// By what this program proves itself, where its connection does not.
+#[derive(Clone, Debug)]
+enum Proof {
+    Credential(Credential),
+    AccessToken(AccessTokens),
 }
 
 /// For a whole answer.
@@ -75,23 +88,37 @@ impl SettingsClient {
         let api = WorkloadApi::from_env()?;
         let identity = Identity::spawn(&api, Arc::clone(&clock));
         identity.ready(Duration::from_secs(30)).await?;
-        let credential = match arguments.credential {
-            ProofKind::X509Svid => Credential::svid(),
-            ProofKind::JwtSvid => Credential::jwt_svid(api, arguments.id.as_str()),
+        let credential = |credential| Ok::<_, anyhow::Error>(Proof::Credential(credential));
+        let proof = match arguments.credential {
+            ProofKind::X509Svid => credential(Credential::svid())?,
+            ProofKind::JwtSvid => credential(Credential::jwt_svid(api, arguments.id.as_str()))?,
             ProofKind::SharedSecret | ProofKind::ApiKey => {
                 let file = arguments.key_file.as_deref().context("--key-file is missing: which key?")?;
-                let credential = Credential::key(CallerKey::parse(&read_key_file(file)?)?);
-                ensure!(credential.kind() == arguments.credential, "`{}` is another kind of key", file.display());
-                credential
+                let key = Credential::key(CallerKey::parse(&read_key_file(file)?)?);
+                ensure!(key.kind() == arguments.credential, "`{}` is another kind of key", file.display());
+                credential(key)?
+            }
+            ProofKind::AccessToken => {
+                let endpoint = arguments.token_endpoint.as_deref().context("--token-endpoint is missing")?;
+                Proof::AccessToken(AccessTokens::new(
+                    &identity,
+                    endpoint,
+                    &arguments.id,
+                    "settings",
+                    Arc::clone(&clock),
+                )?)
             }
             other => bail!("--credential {other} is not one that a program has"),
         };
         // Whatever we send goes to this one service and to nobody else.
-        let expected = PeerSet::id(arguments.id.clone());
-        let connector = credential.connector(&identity, expected, ConnectorOptions::default())?;
+        let (expected, options) = (PeerSet::id(arguments.id.clone()), ConnectorOptions::default());
+        let connector = match &proof {
+            Proof::Credential(credential) => credential.connector(&identity, expected, options)?,
+            Proof::AccessToken(_) => Connector::anonymous(&identity, expected, options)?,
+        };
         let http = Client::builder(TokioExecutor::new()).build(connector.clone());
         let grpc = Endpoint::from_shared(arguments.url.clone())?.connect_timeout(PATIENCE);
-        Ok(Self { http, grpc, connector, credential, url: arguments.url.clone(), clock })
+        Ok(Self { http, grpc, connector, proof, url: arguments.url.clone(), clock })
     }
 
     /// The settings of a service, each time they change: the first state is that of now. Returns when the stream ends, which happens to
@@ -103,7 +130,7 @@ impl SettingsClient {
         let channel = self.grpc.connect_with_connector_lazy(self.connector.clone());
         let mut client = settings_client::SettingsClient::new(channel).max_decoding_message_size(MAX_BYTES);
         let mut request = tonic::Request::new(WatchRequest { service: service.to_owned() });
-        if let Some(value) = self.credential.authorization(self.clock.now()).await? {
+        if let Some(value) = self.proof.authorization(self.clock.now()).await? {
             request.metadata_mut().insert("authorization", value.to_str()?.parse()?);
         }
         let mut states = timeout(PATIENCE, client.watch(request)).await.context("no answer")??.into_inner();
@@ -185,12 +212,20 @@ impl SettingsClient {
         let uri = Uri::from_str(&format!("{}{path}", self.url))?;
         let body = body.map(ToString::to_string).unwrap_or_default();
         let mut request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json");
-        if let (Some(value), Some(headers)) =
-            (self.credential.authorization(self.clock.now()).await?, request.headers_mut())
+        if let (Some(value), Some(headers)) = (self.proof.authorization(self.clock.now()).await?, request.headers_mut())
         {
             headers.insert("authorization", value);
         }
         Ok(self.http.request(request.body(Full::from(body))?).await?)
+    }
+}
+
+impl Proof {
+    async fn authorization(&self, now: Timestamp) -> anyhow::Result<Option<HeaderValue>> {
+        match self {
+            Self::Credential(credential) => Ok(credential.authorization(now).await?),
+            Self::AccessToken(tokens) => tokens.authorization().await.map(Some),
+        }
     }
 }
 
@@ -199,6 +234,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl fmt::Debug for SettingsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SettingsClient({}, {:?})", self.url, self.credential)
+        write!(f, "SettingsClient({}, {:?})", self.url, self.proof)
     }
 }

@@ -112,6 +112,12 @@ fn issuer_name(name: &str) -> Result<IssuerName, String> {
 }
 
 impl SignInArguments {
+    /// What rules and records call the issuer.
+    #[must_use]
+    pub fn issuer_name(&self) -> &IssuerName {
+        &self.issuer_name
+    }
+
     /// Whether anybody signs in.
     #[must_use]
     pub fn is_wanted(&self) -> bool {

@@ -17,14 +17,37 @@ struct Hub {
     node: Node,
     track: &'static str,
     url: String,
+    /// Of access tokens.
+    endpoint: Option<String>,
     process: Process,
 }
 
 const CALLERS: [&str; 3] = ["export", "ops", "batch"];
 
+/// Who gets an access token, and what for.
+const TOKEN_POLICY: &str = r#"
+version = 1
+[[allow]]
+name    = "callers of the hub"
+callers = ["/export", "/ops", "/batch"]
+app     = ["access-token /settings"]
+"#;
+
 impl Hub {
     fn start(track: &'static str) -> Self {
-        let site = Site::started();
+        let mut site = Site::new();
+        if track == "access-token" {
+            let policy = site.path("tokens.toml");
+            fs::write(&policy, TOKEN_POLICY).unwrap();
+            let words = ["--token-listen", "127.0.0.1:0", "--token-dns", "localhost", "--token-policy"];
+            site.ca_arguments = words.map(str::to_owned).to_vec();
+            site.ca_arguments.push(policy.display().to_string());
+        }
+        site.start_ca();
+        let endpoint = (track == "access-token").then(|| {
+            let address = site.ca.as_ref().unwrap().ready("tokens", SOON).unwrap_or_else(|error| panic!("{error}"));
+            format!("https://localhost:{}", address.rsplit(':').next().unwrap())
+        });
         let node = site.join("n1");
         site.add_program("config", &site.programs.config_service, &["--on", "n1", "--dns", "localhost"]);
         for name in CALLERS {
@@ -46,10 +69,13 @@ impl Hub {
             }
             command.arg("--keys").arg(node.path("keys.toml"));
         }
+        if let Some(endpoint) = &endpoint {
+            command.args(["--token-issuer", endpoint]);
+        }
         let process = Process::start("config-service", &mut command).unwrap();
         let listen = process.ready("listen", SOON).unwrap_or_else(|error| panic!("{error}"));
         let url = format!("https://localhost:{}", listen.rsplit(':').next().unwrap());
-        Self { site, node, track, url, process }
+        Self { site, node, track, url, endpoint, process }
     }
 
     /// The command line of one of the callers.
@@ -58,6 +84,9 @@ impl Hub {
         command.args(["--config", &self.url, "--credential", self.track]);
         if matches!(self.track, "shared-secret" | "api-key") {
             command.arg("--key-file").arg(self.node.path(&format!("{name}.key")));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            command.args(["--token-endpoint", &format!("{endpoint}/token")]);
         }
         command.args(words);
         command
@@ -156,7 +185,7 @@ fn a_table_of_requests_is_decided_and_recorded_alike_on_every_track() {
     let first = played("x509");
     let denied = first.1.iter().filter(|record| record["outcome"] == "denied").count();
     assert_eq!(denied, CASES.iter().filter(|case| case.code == 3).count(), "{:#?}", first.1);
-    for track in ["jwt-svid", "shared-secret", "api-key"] {
+    for track in ["jwt-svid", "access-token", "shared-secret", "api-key"] {
         let other = played(track);
         assert_eq!(first.0, other.0, "{track}");
         assert_eq!(first.1, other.1, "{track}");

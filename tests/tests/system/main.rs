@@ -10,6 +10,7 @@ mod foreign;
 mod main_job;
 mod migrate;
 mod outages;
+mod photo_chain;
 mod power;
 mod programs;
 mod readme;

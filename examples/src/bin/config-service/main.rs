@@ -43,6 +43,9 @@ struct Arguments {
     /// The records of keys, for shared-secret and api-key: the file that `bonafide-ca key create` writes; read again when it changes
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// Whose access tokens are taken, for access-token: the address of the token endpoint, without the path
+    #[arg(long, value_name = "URL")]
+    token_issuer: Option<String>,
     /// The page for people; without these flags there is none
     #[command(flatten)]
     sign_in: SignInArguments,
@@ -53,7 +56,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let service = Service::start(arguments.service.clone()).await?;
     let has_console = arguments.sign_in.is_wanted();
-    let authenticators = authenticators(&arguments, &service)?;
+    let authenticators = authenticators(&arguments, &service).await?;
     let authorization = service.authorization(authenticators, |builder| builder).await?;
 
     std::fs::create_dir_all(&arguments.data).context("--data")?;
@@ -80,7 +83,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// The one place that knows by what callers prove themselves. People do so by their session, whatever services do.
-fn authenticators(arguments: &Arguments, service: &Service) -> anyhow::Result<Authenticators> {
+async fn authenticators(arguments: &Arguments, service: &Service) -> anyhow::Result<Authenticators> {
     let domain = service.id.trust_domain();
     let builder = Authenticators::builder(domain.clone(), service.identity.clone()).audience(service.id.as_str());
     let builder = if arguments.sign_in.is_wanted() { builder.sessions() } else { builder };
@@ -91,6 +94,18 @@ fn authenticators(arguments: &Arguments, service: &Service) -> anyhow::Result<Au
             let keys = arguments.keys.clone().context("--keys is missing: which keys are taken?")?;
             let authenticators = builder.key_records(KeyRecords::read(&keys, domain)?).build()?;
             tokio::spawn(authenticators.follow_key_file(keys, Arc::clone(&service.clock)).1);
+            Ok(authenticators)
+        }
+        ProofKind::AccessToken => {
+            let issuer =
+                arguments.token_issuer.as_deref().context("--token-issuer is missing: whose tokens are taken?")?;
+            let tokens = service.tokens().await?;
+            let authenticators = builder.access_tokens(issuer, tokens.service_keys()).build()?;
+            let supplied = tokens.supply(authenticators.clone(), Vec::new());
+            tokio::spawn(async move {
+                supplied.await;
+                drop(tokens);
+            });
             Ok(authenticators)
         }
         other => bail!("--callers {other} is not a kind that callers have here"),
