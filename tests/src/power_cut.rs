@@ -16,6 +16,29 @@ use std::{
 const CALLS: &str = "openat,write,pwrite64,ftruncate,fallocate,pwritev,writev,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,\
                      rmdir,link,linkat,fsync,fdatasync,sync_file_range,copy_file_range";
 
+/// Our programs hide their memory from everybody but root, so only root's strace sees what they write. `true`: this process is
+/// root, go on. `false`: it is not, and the calling test has been run by root in a process of its own (`sudo -n`), and passed.
+pub fn by_root() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let thread = std::thread::current();
+    let test = thread.name().expect("a test's thread has its name");
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", "env"]);
+    // Cargo finds there that everything is built.
+    for (name, value) in std::env::vars()
+        .filter(|(name, _)| name.contains("CARGO") || name.contains("RUST") || name == "PATH" || name == "HOME")
+    {
+        sudo.arg(format!("{name}={value}"));
+    }
+    sudo.arg(std::env::current_exe().expect("this program")).args([test, "--exact", "--nocapture"]);
+    let run = sudo.output().expect("sudo is needed, or root");
+    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && said.contains("1 passed"), "run by root: {said}");
+    false
+}
+
 /// Puts `command` under strace, which writes what it does to files into `trace`. The program stays our child.
 pub fn traced(command: &Command, trace: &Path) -> Command {
     let mut strace = Command::new("strace");

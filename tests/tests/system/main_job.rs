@@ -57,10 +57,13 @@ fn listeners(pid: u32) -> Vec<String> {
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
         .filter_map(|fields| (fields.get(3) == Some(&"0A")).then(|| fields.get(9).copied()).flatten())
         .collect();
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    open.filter_map(|file| Some(fs::read_link(file.ok()?.path()).ok()?.display().to_string()))
-        .filter(|file| listening.iter().any(|inode| *file == format!("socket:[{inode}]")))
-        .collect()
+    // Our programs hide what they have open from everybody but root.
+    let root = nix::unistd::geteuid().is_root();
+    let words: &[&str] = if root { &["ls", "-l"] } else { &["sudo", "-n", "ls", "-l"] };
+    let (program, arguments) = words.split_first().unwrap();
+    let mut list = std::process::Command::new(program);
+    let open = Ran::of(list.args(arguments).arg(format!("/proc/{pid}/fd"))).success().stdout;
+    listening.iter().map(|inode| format!("socket:[{inode}]")).filter(|socket| open.contains(socket.as_str())).collect()
 }
 
 /// Two services know each other by name and refuse everyone else.

@@ -9,7 +9,7 @@ use std::{
 
 use bonafide_examples::process::Process;
 use bonafide_tests::{
-    power_cut::{Disk, Event, Unsynced, events, traced},
+    power_cut::{Disk, Event, Unsynced, by_root, events, traced},
     site::{SOON, Site, eventually, user_selector},
 };
 use serde_json::Value;
@@ -49,6 +49,9 @@ fn moments(events: &[Event], most: usize) -> Vec<usize> {
 /// (I-01, I-04)
 #[test]
 fn f02_what_a_ca_has_acknowledged_survives_a_power_cut() {
+    if !by_root() {
+        return;
+    }
     let mut site = Site::new();
     let trace = site.path("trace-of-ca");
     site.start_ca_by(|run| traced(&run, &trace));
@@ -122,6 +125,9 @@ fn check<'a>(site: &Site, told: impl Iterator<Item = &'a Told>, when: &str) {
 /// (I-03)
 #[test]
 fn f02_an_agent_never_loses_a_key_that_the_ca_knows() {
+    if !by_root() {
+        return;
+    }
     let mut site = Site::new();
     // The node's certificate is renewed after four or five seconds.
     site.ca_arguments = ["--node-ttl", "10s"].map(str::to_owned).to_vec();
