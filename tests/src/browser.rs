@@ -1,6 +1,13 @@
 //! A real browser without a screen: Chromium, driven through chromedriver's WebDriver protocol, which is plain HTTP and JSON.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64ct::{Base64, Encoding};
@@ -166,6 +173,23 @@ impl Browser {
         let answer: Value = serde_json::from_slice(&answer).expect("JSON");
         assert!(status.is_success(), "{method} {path} {body}: {answer}");
         answer["value"].clone()
+    }
+}
+
+/// Chromium is no child of ours and does not end with chromedriver, so chromedriver is asked to end it first.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let Some((address, path)) = self.session.strip_prefix("http://").and_then(|url| url.split_once('/')) else {
+            return;
+        };
+        let ended = TcpStream::connect(address).and_then(|mut driver| {
+            driver.set_read_timeout(Some(SOON))?;
+            write!(driver, "DELETE /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+            driver.read(&mut [0; 64])
+        });
+        if let Err(error) = ended {
+            eprintln!("a browser may be left over: {error}");
+        }
     }
 }
 
