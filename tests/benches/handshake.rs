@@ -4,12 +4,14 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use bonafide_ca::Settings;
-use bonafide_tests::measure::{self, Figure, Goal, bare, fleet};
+use bonafide_tests::measure::{
+    self, Figure, Goal, bare, fleet,
+    issued::{Issued, issued},
+};
 use bonafide_verifier::{
     clock::{Clock, SystemClock},
     identity::Identity,
-    spiffe::{BundleSet, SpiffeId, TrustDomain},
+    spiffe::BundleSet,
     tls::{PeerSet, client_config_handshake_only, server_config_handshake_only},
     x509::{self, PresentedChain, X509Svid},
 };
@@ -22,7 +24,7 @@ use rustls::{
 const BATCH: u32 = 25;
 
 fn main() {
-    let issued = issued();
+    let issued = issued(&["web", "photo"]);
     let (web, photo) = (&issued.svids[0], &issued.svids[1]);
     let ours = Ours::new(web, photo, &issued.bundles);
     let theirs = (bare::client_config(web, &issued.root), bare::server_config(photo, &issued.root));
@@ -145,42 +147,4 @@ fn connect(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> (ClientCon
         }
     }
     (client, server)
-}
-
-struct Issued {
-    svids: Vec<X509Svid>,
-    bundles: BundleSet,
-    root: Vec<u8>,
-}
-
-/// Two services' SVIDs from a CA that runs for as long as it takes to get them.
-fn issued() -> Issued {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let data = tempfile::tempdir().expect("a folder");
-    let folder = data.path().join("ca");
-    let trust_domain = TrustDomain::parse("example.org").expect("a trust domain");
-    let mut settings = Settings::new(&folder, Some(trust_domain.clone()));
-    settings.listen = ([127, 0, 0, 1], 0).into();
-    runtime.block_on(async {
-        let ca = bonafide_ca::start(settings, Arc::new(SystemClock)).await.expect("the CA starts");
-        ca.ready().await;
-        let mut operator = fleet::operator(&folder).await;
-        let selectors = ["unix:uid:1000".to_owned()];
-        let mut wanted = Vec::new();
-        let keys = [fleet::Key::generate(), fleet::Key::generate()];
-        for (path, key) in ["web", "photo"].into_iter().zip(&keys) {
-            let id = fleet::add_service(&mut operator, path, &selectors, "any").await;
-            wanted.push((id, key.spki.clone()));
-        }
-        let mut node = fleet::SimulatedNode::join(&fleet::invite(&mut operator, "n1").await).await;
-        let mut api = node.connect().await;
-        let svids = fleet::svids(fleet::issue(&mut api, &wanted).await, &keys);
-        assert_eq!(svids[0].id(), &SpiffeId::parse("spiffe://example.org/web").expect("an id"));
-        assert_eq!(svids[0].chain().len(), 2, "leaf and issuing authority");
-        let bundles = node.identity.snapshot().bundles().clone();
-        let bundle = bundles.get(&trust_domain).expect("the bundle").clone();
-        let root = bundle.x509_authorities()[0].der().to_vec();
-        ca.stop().await;
-        Issued { svids, bundles, root }
-    })
 }
