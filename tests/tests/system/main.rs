@@ -7,6 +7,7 @@ mod contract;
 mod exhaustion;
 mod faults;
 mod foreign;
+mod foreign_tokens;
 mod main_job;
 mod migrate;
 mod outages;
