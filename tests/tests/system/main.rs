@@ -10,6 +10,7 @@ mod foreign;
 mod foreign_tokens;
 mod main_job;
 mod migrate;
+mod minting;
 mod outages;
 mod photo_chain;
 mod power;
