@@ -389,9 +389,14 @@ async fn keys_are_fetched_by_themselves_every_hour_and_again_after_a_failure() {
         tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
     };
     until(1).await;
-    while keeper.believed().issuers.named("corp").is_none_or(|issuer| issuer.key_count() == 0) {
-        tokio::task::yield_now().await;
-    }
+    // Its keys are believed a moment before it is noted when they came, which is what the next fetch goes by.
+    let noted = async {
+        while keeper.asked(&corp()).last().at.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), noted).await.expect("the first answer is noted");
+    assert!(keeper.believed().issuers.named("corp").is_some_and(|issuer| issuer.key_count() > 0));
     provider.behaves(Manner::Fails);
     home.clock.advance(Duration::from_secs(3600));
     until(2).await;

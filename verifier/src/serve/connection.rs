@@ -1,13 +1,15 @@
 //! One connection, from what the listener gave to its end.
 
 use std::{
+    fmt,
     future::{Future, pending},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
 
 use http::{Request, Response};
+use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -33,7 +35,7 @@ pub(super) struct Connections<I> {
     options: ServeOptions,
     stop: CancellationToken,
     either: Builder<Streams>,
-    http1: Builder<Streams>,
+    http1: http1::Builder,
     http2: Builder<Streams>,
 }
 
@@ -84,8 +86,8 @@ impl Drop for CountPanic {
 
 impl<I> Connections<I> {
     pub(super) fn new(incoming: I, options: ServeOptions, streams: Streams, stop: CancellationToken) -> Self {
-        let either = builder(&options, streams);
-        let (http1, http2) = (either.clone().http1_only(), either.clone().http2_only());
+        let either = either(&options, streams);
+        let (http1, http2) = (http1(&options), either.clone().http2_only());
         Self { incoming, options, stop, either, http1, http2 }
     }
 }
@@ -157,20 +159,48 @@ impl<I: Incoming> Connections<I> {
         let service =
             PerRequest { service, extensions, activity: Arc::clone(&activity), taken_over: taken_over.clone() };
         let io = TokioIo::new(Watched::new(WriteDeadline::new(io, self.options.write_stall), &taken_over));
-        let builder = match protocol {
-            None => &self.either,
-            Some(Protocol::Http1) => &self.http1,
-            Some(Protocol::Http2) => &self.http2,
+        // The builder for either knows its protocol only from the client's first bytes, whatever it was told: where the protocol is agreed on,
+        // nothing else is understood, and in HTTP/2 the server speaks first. No handler can take an HTTP/2 connection over.
+        let phase = match protocol {
+            None => {
+                let connection = self.either.serve_connection_with_upgrades(io, service);
+                self.drive(connection, |connection| connection.graceful_shutdown(), &activity, &mut lifetime).await
+            }
+            Some(Protocol::Http1) => {
+                let connection = self.http1.serve_connection(io, service).with_upgrades();
+                self.drive(connection, |connection| connection.graceful_shutdown(), &activity, &mut lifetime).await
+            }
+            Some(Protocol::Http2) => {
+                let connection = self.http2.serve_connection(io, service);
+                self.drive(connection, |connection| connection.graceful_shutdown(), &activity, &mut lifetime).await
+            }
         };
-        // Boxed, so that it can be dropped: it holds the stream to its end, unless a handler has it.
-        let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
+        if let Some(phase) = phase.filter(|_| taken_over.can_be()) {
+            self.follow(&taken_over, &mut lifetime, phase).await;
+        }
+    }
+
+    /// Serves a connection until it has ended by itself, or its time has come. In the first case the phase that it was in: a handler may have
+    /// taken it over.
+    async fn drive<C, E>(
+        &self,
+        connection: C,
+        finish: impl Fn(Pin<&mut C>),
+        activity: &Activity,
+        lifetime: &mut Lifetime,
+    ) -> Option<Phase>
+    where
+        C: Future<Output = Result<(), E>>,
+        E: fmt::Display,
+    {
+        let mut connection = pin!(connection);
         let mut idle = pin!(activity.idle_for(self.options.idle));
         let (mut phase, mut finishing, mut rested) = (lifetime.phase(), false, false);
         let mut goodbye = pin!(async {
             let _ = timeout(GOODBYE, pending::<()>()).await;
         });
         loop {
-            let finish = tokio::select! {
+            let time_to_finish = tokio::select! {
                 biased;
                 next = lifetime.changed_from(phase) => {
                     phase = next;
@@ -183,7 +213,7 @@ impl<I: Incoming> Connections<I> {
                         Phase::Ended(reason) => {
                             debug!(reason = reason.code(), "cut a connection");
                             self.options.counters.cut();
-                            return;
+                            return None;
                         }
                     }
                 }
@@ -191,7 +221,7 @@ impl<I: Incoming> Connections<I> {
                     if let Err(error) = ended {
                         debug!(%error, "connection ended with an error");
                     }
-                    break;
+                    return Some(phase);
                 }
                 () = self.stop.cancelled(), if !finishing => true,
                 () = idle.as_mut(), if !finishing => {
@@ -199,16 +229,12 @@ impl<I: Incoming> Connections<I> {
                     true
                 }
                 // One that rested and does not even say goodbye.
-                () = goodbye.as_mut(), if rested => return,
+                () = goodbye.as_mut(), if rested => return None,
             };
-            if finish && !finishing {
+            if time_to_finish && !finishing {
                 finishing = true;
-                connection.as_mut().graceful_shutdown();
+                finish(connection.as_mut());
             }
-        }
-        drop(connection);
-        if taken_over.can_be() {
-            self.follow(&taken_over, &mut lifetime, phase).await;
         }
     }
 
@@ -239,15 +265,30 @@ impl<I: Incoming> Connections<I> {
 
 /// How long a connection at rest may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// The most headers of an HTTP/1.1 request, and the most bytes of all of them.
+const MOST_HEADERS: usize = 100;
+const MOST_HEAD_BYTES: usize = 64 * 1024;
 
-fn builder(options: &ServeOptions, streams: Streams) -> Builder<Streams> {
+fn http1(options: &ServeOptions) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_deadline)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(MOST_HEAD_BYTES)
+        .half_close(false)
+        .keep_alive(true);
+    builder
+}
+
+fn either(options: &ServeOptions, streams: Streams) -> Builder<Streams> {
     let mut builder = Builder::new(streams);
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_deadline)
-        .max_headers(100)
-        .max_buf_size(64 * 1024)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(MOST_HEAD_BYTES)
         .half_close(false)
         .keep_alive(true);
     let http2 = &options.http2;

@@ -30,6 +30,7 @@ struct Plain {
     stall: AtomicBool,
     lifetime: Mutex<Option<Lifetime>>,
     strangers: bool,
+    protocol: Option<Protocol>,
 }
 
 impl Incoming for Plain {
@@ -53,7 +54,8 @@ impl Incoming for Plain {
             std::future::pending::<()>().await;
         }
         let lifetime = self.lifetime.lock().unwrap().take().unwrap_or_else(Lifetime::unbounded);
-        Ok(Prepared::new(raw).with(Fact("as prepared")).lifetime(lifetime).stranger(self.strangers))
+        let prepared = Prepared::new(raw).with(Fact("as prepared")).lifetime(lifetime);
+        Ok(prepared.stranger(self.strangers).protocol(self.protocol))
     }
 }
 
@@ -111,6 +113,7 @@ async fn start(change: impl FnOnce(&mut Plain, &mut ServeOptions)) -> Running {
         stall: AtomicBool::new(false),
         lifetime: Mutex::default(),
         strangers: false,
+        protocol: None,
     };
     let mut options = ServeOptions::default();
     change(&mut incoming, &mut options);
@@ -388,6 +391,28 @@ async fn t_21_floods_of_http_2_frames_end_their_connection_alone() {
     assert_eq!(running.counters.panics(), 0);
     running.stop.cancel();
     running.served.await.unwrap();
+}
+
+/// Where a protocol was agreed on, that one is spoken and no other. When connections could first be taken over, HTTP/2 servers began to wait
+/// for the client's first bytes, and served either protocol whatever had been agreed on.
+#[tokio::test]
+async fn what_was_agreed_on_is_spoken() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let running = start(|incoming, _| incoming.protocol = Some(Protocol::Http2)).await;
+    let mut silent = connect(running.address).await;
+    let mut frame = [0; 9];
+    silent.read_exact(&mut frame).await.expect("the server's settings come first");
+    assert_eq!(frame[3], 4, "SETTINGS: {frame:?}");
+    let answer = get(&mut connect(running.address).await, "/").await;
+    assert!(!answer.contains("as prepared"), "{answer:?}");
+
+    let running = start(|incoming, _| incoming.protocol = Some(Protocol::Http1)).await;
+    assert!(get(&mut connect(running.address).await, "/").await.ends_with("as prepared"));
+    let mut other = connect(running.address).await;
+    other.write_all(PREFACE).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = other.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
 }
 
 #[tokio::test]
