@@ -1,17 +1,17 @@
 //! Shared secrets at rest. A server needs their value, so they cannot be hashed as API keys are; in the file they are encrypted under a key
 //! that lies in a file of its own. Whoever comes by the one alone (a backup, a diff, a screen) has no secret.
 
-use std::{fmt, path::Path, sync::Arc};
+#[cfg(feature = "tokio")]
+use std::path::Path;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, RandomizedNonceKey},
     rand,
 };
 use base64ct::{Base64UrlUnpadded, Encoding};
-use toml::de::DeTable;
 use zeroize::Zeroizing;
 
-use super::MAX_FILE_BYTES;
 use crate::shared_secret::SharedSecret;
 
 /// 256 random bits that shared secrets are encrypted with (AES-256-GCM). Wiped on drop; `Debug` shows nothing.
@@ -94,12 +94,6 @@ impl fmt::Debug for WrappingKey {
     }
 }
 
-/// The path of the wrapping key that a file of records names, if it names one.
-pub(super) fn named_in(text: &str) -> Option<String> {
-    let file = DeTable::parse(text.get(..MAX_FILE_BYTES).unwrap_or(text)).ok()?;
-    file.get_ref().get(MEMBER)?.get_ref().as_str().map(str::to_owned)
-}
-
 #[cfg(feature = "tokio")]
 impl Wrapping {
     /// The wrapping key of the file of records at `records`, whose text this is; none if it names none.
@@ -107,11 +101,17 @@ impl Wrapping {
     /// # Errors
     /// When it names one that cannot be read, or that others have access to.
     pub fn of_file(records: &Path, text: &str) -> Result<Option<Self>, super::KeyFileError> {
-        let Some(file) = named_in(text) else { return Ok(None) };
+        let Some(file) = Self::named_in(text) else { return Ok(None) };
         let path = records.parent().unwrap_or(Path::new("")).join(&file);
         let key = WrappingKey::parse(&super::read_key_file(&path)?);
         let key = key.ok_or(super::KeyFileError::NoWrappingKey { path })?;
         Ok(Some(Self { file: file.into(), key: Arc::new(key) }))
+    }
+
+    /// The path of the wrapping key that a file of records names, if it names one.
+    fn named_in(text: &str) -> Option<String> {
+        let file = toml::de::DeTable::parse(text.get(..super::MAX_FILE_BYTES).unwrap_or(text)).ok()?;
+        file.get_ref().get(MEMBER)?.get_ref().as_str().map(str::to_owned)
     }
 }
 
