@@ -2,19 +2,18 @@
 //! edge pays a call on a Unix socket and none over the network.
 //!
 //! [`delegation`] keeps a delegation for a key that never leaves this process; [`exchange`] turns a subject token into a transaction token by
-//! the rules that the CA itself goes by; [`mint_log`] has a record of it on disk before the token leaves, and [`collect`] brings those
+//! the rules that the CA itself goes by, and [`look`] has the CA ask for a key of an issuer that is not known; [`mint_log`] has a record of it on disk before the token leaves, and [`collect`] brings those
 //! to the CA.
 
 mod collect;
 mod delegation;
 mod exchange;
+mod look;
 mod mint_log;
 
 use std::{
-    collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
+    sync::{Arc, OnceLock},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,7 +22,6 @@ use bonafide_verifier::{
     clock::{Clock, Timestamp},
     jwt::user_issuers::UserIssuers,
     spiffe::TrustDomain,
-    user::IssuerName,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -33,6 +31,7 @@ use self::{
     collect::Collector,
     delegation::{Delegating, Held},
     exchange::Subjects,
+    look::Looks,
     mint_log::{MintLog, MintLogLimits, MintLogStatus},
 };
 use crate::{
@@ -67,8 +66,7 @@ struct Shared {
     /// Once the node has a name and its first delegation.
     log: OnceLock<MintLog>,
     believed: ArcSwap<Believed>,
-    /// When the CA was last asked to look at an issuer, on the boot clock.
-    looked: Mutex<HashMap<IssuerName, Duration>>,
+    looks: Looks,
     subjects: Subjects,
 }
 
@@ -107,7 +105,7 @@ impl TokenService {
             held: ArcSwapOption::empty(),
             log: OnceLock::new(),
             believed: ArcSwap::from_pointee(believed),
-            looked: Mutex::default(),
+            looks: Looks::default(),
             parts,
         }))
     }

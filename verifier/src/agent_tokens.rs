@@ -21,6 +21,8 @@ mod edge;
 mod exchange;
 mod find;
 mod follow;
+#[cfg(feature = "tower")]
+mod look;
 
 use std::{
     fmt,

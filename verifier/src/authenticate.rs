@@ -36,6 +36,8 @@ mod session;
 mod single_use;
 mod still_known;
 #[cfg(feature = "jwt")]
+mod unknown_key;
+#[cfg(feature = "jwt")]
 mod verified_tokens;
 
 #[cfg(test)]
@@ -48,7 +50,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+#[cfg(feature = "jwt")]
+use arc_swap::ArcSwapOption;
 
+#[cfg(feature = "jwt")]
+pub use self::unknown_key::FindUserKey;
 use self::{
     address_limit::AddressLimit,
     headers::{AUTHORIZATION, Authorization, text},
@@ -106,6 +112,8 @@ struct Shared {
     takes_keys: bool,
     #[cfg(feature = "jwt")]
     takes_users: bool,
+    #[cfg(feature = "jwt")]
+    finder: ArcSwapOption<Arc<dyn FindUserKey>>,
     takes_sessions: bool,
     api_key_header: Option<String>,
     via: Vec<SpiffeId>,

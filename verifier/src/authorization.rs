@@ -280,10 +280,11 @@ impl Authorization {
         })
     }
 
-    /// To be waited for before a request with these headers is decided: its transaction token has a key that is looked up.
+    /// To be waited for before a request with these headers is decided: its transaction token, or its user's own, has a key that is looked up.
     #[cfg(all(feature = "jwt", feature = "tower"))]
     pub(crate) fn look_up(&self, headers: &dyn crate::authenticate::HeaderView) -> Option<crate::txn_tokens::LookUp> {
-        self.0.users.as_ref()?.look_up(headers)
+        let of_transaction = self.0.users.as_ref().and_then(|users| users.look_up(headers));
+        of_transaction.or_else(|| self.0.authenticators.look_up(headers))
     }
 
     /// A record about a request that was granted before.

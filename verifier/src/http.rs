@@ -145,7 +145,7 @@ where
     }
 }
 
-/// What has to be found out before the request can be decided: by which key its transaction token is verified, if it is a new one.
+/// What has to be found out before the request can be decided: by which key its transaction token, or its user's own, is verified, if it is a new one.
 #[cfg(feature = "jwt")]
 fn look_up<B>(shared: &Shared, request: &Request<B>) -> Option<LookUp> {
     shared.authorization.look_up(request.headers())

@@ -159,9 +159,16 @@ impl TxnTokens {
     /// authorization layer does.
     #[must_use]
     pub fn look_up(&self, headers: &dyn HeaderView) -> Option<LookUp> {
-        let finder = self.0.finder.get()?;
+        self.0.finder.get()?;
         let Found::Once(value) = headers.find(HEADER) else { return None };
-        let compact = Compact::parse(std::str::from_utf8(value).ok()?).ok()?;
+        self.look_up_key_of(std::str::from_utf8(value).ok()?)
+    }
+
+    /// The same for a token alone.
+    #[must_use]
+    pub fn look_up_key_of(&self, token: &str) -> Option<LookUp> {
+        let finder = self.0.finder.get()?;
+        let compact = Compact::parse(token).ok()?;
         let key_id = compact.key_id().ok()??;
         if compact.token_type().ok()? != Some(txn_token::TYPE) || self.knows(key_id) {
             None

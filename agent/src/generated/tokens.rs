@@ -106,6 +106,18 @@ pub mod find_key_response {
         Delegation(::prost::alloc::string::String),
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookAtIssuerRequest {
+    /// its name here
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookAtIssuerResponse {
+    /// it was asked because of this, or while this waited; else there is no such issuer, it has just been asked, or it does not answer
+    #[prost(bool, tag = "1")]
+    pub looked: bool,
+}
 /// Generated client implementations.
 pub mod tokens_client {
     #![allow(
@@ -261,6 +273,32 @@ pub mod tokens_client {
                 .insert(GrpcMethod::new("bonafide.tokens.v1.Tokens", "FindKey"));
             self.inner.unary(req, path, codec).await
         }
+        /// Has an issuer of users asked for its keys, because a token names one that is not known: at most once a minute for each issuer. What is new
+        /// of them comes by WatchKeys.
+        pub async fn look_at_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LookAtIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LookAtIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.tokens.v1.Tokens/LookAtIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.tokens.v1.Tokens", "LookAtIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -300,6 +338,15 @@ pub mod tokens_server {
             &self,
             request: tonic::Request<super::FindKeyRequest>,
         ) -> std::result::Result<tonic::Response<super::FindKeyResponse>, tonic::Status>;
+        /// Has an issuer of users asked for its keys, because a token names one that is not known: at most once a minute for each issuer. What is new
+        /// of them comes by WatchKeys.
+        async fn look_at_issuer(
+            &self,
+            request: tonic::Request<super::LookAtIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LookAtIssuerResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct TokensServer<T> {
@@ -494,6 +541,51 @@ pub mod tokens_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FindKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.tokens.v1.Tokens/LookAtIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct LookAtIssuerSvc<T: Tokens>(pub Arc<T>);
+                    impl<
+                        T: Tokens,
+                    > tonic::server::UnaryService<super::LookAtIssuerRequest>
+                    for LookAtIssuerSvc<T> {
+                        type Response = super::LookAtIssuerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LookAtIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Tokens>::look_at_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LookAtIssuerSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

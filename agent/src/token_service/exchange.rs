@@ -1,9 +1,6 @@
 //! One exchange: from a subject token to a transaction token that is signed, recorded, and may leave.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     digest::{Context, SHA256, digest},
@@ -27,7 +24,7 @@ use bonafide_verifier::{
 };
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{Believed, TokenService, mint_log::MintLogError};
 
@@ -216,41 +213,6 @@ impl TokenService {
         let Err(ExchangeError::User(UserTokenError::UnknownKey { issuer, .. })) = &first else { return first };
         if self.look_at(issuer, now).await { verify() } else { first }
     }
-
-    /// Has the CA look at an issuer's keys, and waits a moment for what comes of it. At most once a minute for each issuer: so often does the
-    /// CA look, and tokens with made-up keys must not cost more.
-    async fn look_at(&self, issuer: &IssuerName, now: Timestamp) -> bool {
-        let shared = &self.0;
-        let boot = shared.parts.clock.boot();
-        {
-            let mut looked = shared.looked.lock().unwrap_or_else(PoisonError::into_inner);
-            // Bounded by the issuers that are registered: others are refused before their key is looked for.
-            looked.retain(|_, at| boot.saturating_sub(*at) < BETWEEN_LOOKS);
-            if looked.contains_key(issuer) {
-                return false;
-            }
-            looked.insert(issuer.clone(), boot);
-        }
-        let generation = self.believed(now).generation;
-        let mut views = shared.parts.views.changes();
-        views.borrow_and_update();
-        match shared.parts.ca.look_at_issuer(issuer.as_str()).await {
-            Ok(true) => {}
-            Ok(false) => return false,
-            Err(error) => {
-                debug!(issuer = %issuer, error = %error, "the CA did not look at an issuer's keys");
-                return false;
-            }
-        }
-        // The keys come by the stream, in a moment: before this answer or just after it.
-        let told = async {
-            while self.believed(now).generation == generation && views.changed().await.is_ok() {
-                self.believe(shared.parts.views.snapshot().token_keys());
-            }
-        };
-        let _ = tokio::time::timeout(KEYS_COME_WITHIN, told).await;
-        true
-    }
 }
 
 /// The words that the edge has and the subject token does not lack.
@@ -309,8 +271,5 @@ fn user_issuer(sent: &node::UserIssuer) -> Result<UserIssuer, String> {
     UserIssuer::new(settings, &keys).map_err(|error| error.to_string())
 }
 
-const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
-/// How long an answer of the CA is waited for to arrive by the stream, too.
-const KEYS_COME_WITHIN: Duration = Duration::from_millis(500);
 /// Of the SHA-256 in a record: enough to find a token, and of no use to make one.
 const TOKEN_HASH: usize = 8;

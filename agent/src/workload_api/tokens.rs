@@ -6,7 +6,10 @@
 use std::{pin::Pin, sync::Arc};
 
 use bonafide_ca_api::{Reason, refusal};
-use bonafide_verifier::spiffe::{JwtAuthority, PublicKey, SpiffeId};
+use bonafide_verifier::{
+    spiffe::{JwtAuthority, PublicKey, SpiffeId},
+    user::IssuerName,
+};
 use futures_core::Stream;
 use serde_json::{Map, Value};
 use tokio_stream::StreamExt;
@@ -17,8 +20,8 @@ use tracing::{debug, warn};
 use super::{Shared, caller::Caller, token_keys};
 use crate::{
     generated::tokens::{
-        ExchangeRequest, ExchangeResponse, FindKeyRequest, FindKeyResponse, ServiceKey, WatchKeysRequest,
-        WatchKeysResponse, find_key_response::Key, tokens_server::Tokens,
+        ExchangeRequest, ExchangeResponse, FindKeyRequest, FindKeyResponse, LookAtIssuerRequest, LookAtIssuerResponse,
+        ServiceKey, WatchKeysRequest, WatchKeysResponse, find_key_response::Key, tokens_server::Tokens,
     },
     token_service::{Asked, MintError},
     view::Service,
@@ -89,6 +92,18 @@ impl Tokens for TokensApi {
         let service = keys.service().iter().find(|key| key.key_id() == key_id).map(|key| Key::Service(to_wire(key)));
         let agent = || keys.delegation(key_id).map(|held| Key::Delegation(held.statement.clone()));
         Ok(Response::new(FindKeyResponse { key: service.or_else(agent) }))
+    }
+
+    async fn look_at_issuer(
+        &self,
+        request: Request<LookAtIssuerRequest>,
+    ) -> Result<Response<LookAtIssuerResponse>, Status> {
+        let mut caller = Caller::of(&request, &self.shared)?;
+        caller.identify().await?;
+        let name = IssuerName::parse(&request.get_ref().issuer)
+            .map_err(|error| coded(Reason::RequestInvalid, format!("`issuer` is no issuer's name: {error}")))?;
+        let looked = self.shared.parts.tokens.look_at_issuer(&name).await;
+        Ok(Response::new(LookAtIssuerResponse { looked }))
     }
 }
 

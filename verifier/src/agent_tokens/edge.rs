@@ -7,7 +7,10 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{AgentTokens, ExchangeRefused, Shared, SubjectTokenType, WantedToken};
+use super::{
+    AgentTokens, ExchangeRefused, Shared, SubjectTokenType, WantedToken,
+    look::{Look, Looks, carry_out},
+};
 use crate::{
     authenticate::{Authenticators, AuthenticatorsError},
     clock::{Clock, Timestamp},
@@ -15,6 +18,7 @@ use crate::{
     jwt::user_token::UserTokenKind,
     user::IssuerName,
 };
+use tokio::task::JoinSet;
 
 impl Exchanger for AgentTokens {
     fn exchange<'e>(&'e self, wanted: &'e Wanted) -> Exchanging<'e> {
@@ -59,23 +63,39 @@ impl AgentTokens {
     ///
     /// The issuers are named, since a role in `users` counts whichever issuer says that somebody has it: a server takes the word of those alone whom it was
     /// meant for. One that the trust domain does not know, or no longer, has no users here.
+    ///
+    /// A token of a known issuer's user whose key is not known has the agent ask that issuer, before the request is decided: once for all that come
+    /// meanwhile, for at most five seconds, and not again for ten.
     pub fn supply(
         &self,
         authenticators: Authenticators,
         issuers: Vec<IssuerName>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (shared, mut changes) = (Arc::downgrade(&self.shared), self.changes());
+        let (finder, mut wanted) = Looks::new(Weak::clone(&shared));
+        authenticators.look_up_user_keys_with(finder);
         async move {
+            // At most one for each issuer.
+            let mut looks: JoinSet<Look> = JoinSet::new();
             loop {
                 changes.borrow_and_update();
                 let Some(given) = give(&shared, &authenticators, &issuers) else { return };
                 if let Err(error) = given.outcome {
                     tracing::error!(%error, "keys that the agent told of cannot be used; the earlier ones stay");
                 }
-                tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return },
-                    // Keys that an issuer has not renewed for too long count no more, whether or not anybody says so.
-                    () = given.clock.sleep_until(given.until) => {}
+                let changed = loop {
+                    tokio::select! {
+                        // First, so that a look is over only when what came of it is given.
+                        biased;
+                        changed = changes.changed() => break changed,
+                        // Keys that an issuer has not renewed for too long count no more, whether or not anybody says so.
+                        () = given.clock.sleep_until(given.until) => break Ok(()),
+                        Some(over) = looks.join_next() => drop(over),
+                        Some(look) = wanted.recv() => { looks.spawn(carry_out(Weak::clone(&shared), look)); }
+                    }
+                };
+                if changed.is_err() {
+                    return;
                 }
             }
         }

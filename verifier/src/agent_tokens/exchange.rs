@@ -17,7 +17,9 @@ use crate::{
     generated::tokens::ExchangeRequest,
     identity::{Identity, workload_api::with_header},
     jwt::{Algorithm, self_signed},
+    on_behalf_of::OnBehalfOf,
     spiffe::SpiffeId,
+    txn_tokens::TxnTokenError,
 };
 
 /// What kind of token is shown as the subject (RFC 8693 §3, draft-ietf-oauth-transaction-tokens).
@@ -196,6 +198,20 @@ impl AgentTokens {
             Zeroizing::new(input.with_signature(signature.as_ref()))
         };
         self.exchange(&statement, SubjectTokenType::SelfSigned, wanted).await
+    }
+}
+
+impl AgentTokens {
+    /// For whom calls are made because of such a token: what [`propagate::within`](crate::http::propagate::within) takes. Its key may be a moment younger than
+    /// what this process was told, and is looked up then.
+    ///
+    /// # Errors
+    /// When what the agent gave is no good.
+    pub async fn on_behalf_of(&self, token: &ExchangedToken) -> Result<OnBehalfOf, TxnTokenError> {
+        if let Some(looking) = self.shared.txn_tokens.look_up_key_of(token.expose_token()) {
+            looking.await;
+        }
+        self.shared.txn_tokens.verify(token.expose_token(), self.shared.clock.now())
     }
 }
 

@@ -186,6 +186,8 @@ impl Builder {
             takes_keys,
             #[cfg(feature = "jwt")]
             takes_users,
+            #[cfg(feature = "jwt")]
+            finder: arc_swap::ArcSwapOption::empty(),
             takes_sessions: self.sessions,
             api_key_header: self.api_key_header,
             via: self.via,

@@ -106,6 +106,18 @@ pub mod find_key_response {
         Delegation(::prost::alloc::string::String),
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookAtIssuerRequest {
+    /// its name here
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookAtIssuerResponse {
+    /// it was asked because of this, or while this waited; else there is no such issuer, it has just been asked, or it does not answer
+    #[prost(bool, tag = "1")]
+    pub looked: bool,
+}
 /// Generated client implementations.
 pub mod tokens_client {
     #![allow(
@@ -259,6 +271,32 @@ pub mod tokens_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("bonafide.tokens.v1.Tokens", "FindKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Has an issuer of users asked for its keys, because a token names one that is not known: at most once a minute for each issuer. What is new
+        /// of them comes by WatchKeys.
+        pub async fn look_at_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LookAtIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LookAtIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.tokens.v1.Tokens/LookAtIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.tokens.v1.Tokens", "LookAtIssuer"));
             self.inner.unary(req, path, codec).await
         }
     }

@@ -7,6 +7,8 @@
 //! - Exchanged is before the handler runs and after the policy has been asked: for a request that would not be allowed anyway nobody is asked. It is not left to
 //!   the first call onward, since then the decision and its record would know no transaction; a service that calls nobody names no [`Exchanger`], and
 //!   nothing is exchanged. Without one, what a handler calls for such a user fails ([`NoContext`](super::propagate::NoContext)), so that nobody is lost.
+//! - With it go facts of the transaction that no service behind can change: what it is about ([`Edge::details_of`], `tctx`), and where the request came from
+//!   ([`Edge::context_of`], `rctx`). Behind, they are [`OnBehalfOf::tctx`] and [`OnBehalfOf::rctx`]; the services need not look at them.
 //! - What comes back is believed no more than any token: it must verify, be of the same user and for this service, and say no more than was asked for.
 //! - A transaction token that comes from outside is refused, however good it is (403), and so is one beside a user's own token (400). Both are in
 //!   [`Authorization::authorize`](crate::authorization::Authorization::authorize), for every server that looks at transaction tokens.
@@ -19,6 +21,7 @@
 //! | more exchanges for one user than [`Edge::per_user`] says | 429 | 8 | `exchange-limit` |
 //! | the token service does not answer in time, or cannot | 503 | 14 | `exchange-unavailable` |
 //! | what it answers is no good | 503 | 14 | `exchange-answer` |
+//! | what the edge itself says of the request is no good | 500 | 13 | `exchange-facts` |
 //!
 //! ```no_run
 //! # use bonafide_verifier::{authorization::Authorization, http::{Routes, edge::{AtEdge, Edge, EdgeError, Exchanger}, Protected}, policy::Method};
@@ -39,6 +42,7 @@ mod tests;
 use std::{
     fmt,
     future::Future,
+    net::IpAddr,
     num::NonZeroU32,
     pin::Pin,
     sync::Arc,
@@ -46,7 +50,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Uri};
+use http::{HeaderMap, Method, Request, Uri};
 use pin_project_lite::pin_project;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -54,13 +58,17 @@ use zeroize::Zeroizing;
 use self::strip::Strip;
 use super::{AuthorizationLayer, Shared, request};
 use crate::{
-    authenticate::{Found, HeaderView, ProofKindOfToken, SessionUser, bearer_token},
+    authenticate::{ProofKindOfToken, SessionUser, bearer_token},
     authorization::{Exchanged, Refusal},
-    jwt::{txn_token::HEADER, user_token::UserTokenKind},
+    jwt::{
+        txn_token::{FactsError, read_facts},
+        user_token::UserTokenKind,
+    },
     on_behalf_of::OnBehalfOf,
     policy::{Limit, LimitBy, LimitPer},
     spiffe::SpiffeId,
     tls::Peer,
+    txn_tokens::LookUp,
     user::PresentedUser,
 };
 
@@ -137,6 +145,7 @@ pub const EXCHANGE_REASONS: &[&str] = &[
     "exchange-limit",
     "exchange-unavailable",
     "exchange-answer",
+    "exchange-facts",
 ];
 
 /// What an edge does.
@@ -146,6 +155,8 @@ pub struct Edge {
     exchanger: Option<Arc<dyn Exchanger>>,
     scope: String,
     scope_of: Option<Arc<ScopeOf>>,
+    details_of: Option<Arc<FactsOf>>,
+    context_of: Option<Arc<FactsOf>>,
     strip: Strip,
     waits: Option<Duration>,
     per_user: Option<(NonZeroU32, NonZeroU32)>,
@@ -153,6 +164,33 @@ pub struct Edge {
 
 /// The scope for a request, where it is another one than the edge's.
 type ScopeOf = dyn Fn(&Method, &Uri) -> Option<String> + Send + Sync;
+
+/// Facts for a request's token.
+type FactsOf = dyn Fn(&EdgeRequest<'_>) -> Map<String, Value> + Send + Sync;
+
+/// A request whose user's token is about to be exchanged, for who says what stands in the transaction token.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EdgeRequest<'r> {
+    /// Its method.
+    pub method: &'r Method,
+    /// Where it goes.
+    pub uri: &'r Uri,
+    /// Its headers, without those that only the inside may send. What they say is the sender's word.
+    pub headers: &'r HeaderMap,
+    /// Whose token it is.
+    pub user: &'r PresentedUser,
+    /// Where the connection comes from, if nobody has proved to be a service or a proxy on it, and the server loop tells ([`serve`](crate::serve::serve())).
+    pub address: Option<IpAddr>,
+}
+
+impl EdgeRequest<'_> {
+    /// What `rctx` says where nobody says another thing: `req_ip`, the user's address, as far as it is known.
+    #[must_use]
+    pub fn default_context(&self) -> Map<String, Value> {
+        self.address.map(|address| ("req_ip".to_owned(), address.to_string().into())).into_iter().collect()
+    }
+}
 
 /// An edge that cannot work.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -202,6 +240,28 @@ impl Edge {
     /// Asks for another scope where this says so: the less a token says, the less can be done with it behind. None: the edge's.
     pub fn scope_of(mut self, scope: impl Fn(&Method, &Uri) -> Option<String> + Send + Sync + 'static) -> Self {
         self.scope_of = Some(Arc::new(scope));
+        self
+    }
+
+    /// What the transaction is about, as a JSON object: `tctx`. It stays as it is all the way; who replaces the token can only add to it. At most
+    /// [`MAX_FACTS_BYTES`](crate::jwt::txn_token::MAX_FACTS_BYTES) and [`MAX_FACTS_DEPTH`](crate::jwt::txn_token::MAX_FACTS_DEPTH) deep: a request with more is refused, since something would be missing behind. Whatever is said here, each
+    /// service behind can read. Default: nothing.
+    pub fn details_of(
+        mut self,
+        details: impl Fn(&EdgeRequest<'_>) -> Map<String, Value> + Send + Sync + 'static,
+    ) -> Self {
+        self.details_of = Some(Arc::new(details));
+        self
+    }
+
+    /// Where the request came from, as a JSON object: `rctx`; the token service adds how the user was proved (`authn`). Bounds as for
+    /// [`Edge::details_of`]. An address is personal: who needs none says so with an empty object. Behind a proxy without a certificate the address is the
+    /// proxy's. Default: [`EdgeRequest::default_context`].
+    pub fn context_of(
+        mut self,
+        context: impl Fn(&EdgeRequest<'_>) -> Map<String, Value> + Send + Sync + 'static,
+    ) -> Self {
+        self.context_of = Some(Arc::new(context));
         self
     }
 
@@ -310,6 +370,12 @@ impl EdgeLayer {
         }
     }
 
+    /// To be waited for before it is known whose token is to be exchanged: the user's token has a key that is looked up.
+    fn look_up<B>(&self, request: &Request<B>) -> Option<LookUp> {
+        self.edge.exchanger.as_ref()?;
+        self.shared.authorization.authenticators().look_up(request.headers())
+    }
+
     /// Whose token is to be exchanged for this request, and for what.
     fn wanted<B>(&self, request: &Request<B>) -> Option<(PresentedUser, Wanted)> {
         self.edge.exchanger.as_ref()?;
@@ -328,7 +394,19 @@ impl EdgeLayer {
         };
         let subject_token = Zeroizing::new(token.to_owned());
         let service = self.shared.authorization.service().cloned();
-        let wanted = Wanted { subject_token, kind, scope, details: Map::new(), context: Map::new(), service };
+        let asks = EdgeRequest {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            user: &user,
+            address: request::address(request).filter(|_| !matches!(request.extensions().get(), Some(Peer::Svid(_)))),
+        };
+        let details = self.edge.details_of.as_ref().map(|details_of| details_of(&asks)).unwrap_or_default();
+        let context = match &self.edge.context_of {
+            Some(context_of) => context_of(&asks),
+            None => asks.default_context(),
+        };
+        let wanted = Wanted { subject_token, kind, scope, details, context, service };
         Some((user, wanted))
     }
 
@@ -336,6 +414,11 @@ impl EdgeLayer {
         let authorization = &self.shared.authorization;
         if wanted.scope.is_empty() {
             return Exchanged::Failed(Refusal::Denied, "exchange-scope");
+        }
+        if let Err(error) = [&wanted.details, &wanted.context].into_iter().try_for_each(check_facts) {
+            let reason = "exchange-facts";
+            tracing::error!(reason, %error, "what this edge says of a request cannot stand in a transaction token");
+            return Exchanged::Failed(Refusal::Broken, reason);
         }
         if let Err(retry_after) = authorization.count_exchange(&user, self.edge.limit()) {
             return Exchanged::Failed(Refusal::Limited { retry_after }, "exchange-limit");
@@ -347,7 +430,7 @@ impl EdgeLayer {
         let asking = async {
             let token = exchanger.exchange(&wanted).await?;
             // Signed by an agent's key that this process may not have been told of yet.
-            if let Some(looking) = tokens.look_up(&TxnTokenHeader(&token)) {
+            if let Some(looking) = tokens.look_up_key_of(&token) {
                 looking.await;
             }
             Ok(token)
@@ -397,13 +480,9 @@ impl EdgeLayer {
     }
 }
 
-/// A token as a request would carry it.
-struct TxnTokenHeader<'t>(&'t str);
-
-impl HeaderView for TxnTokenHeader<'_> {
-    fn find(&self, name: &str) -> Found<'_> {
-        if name == HEADER { Found::Once(self.0.as_bytes()) } else { Found::Absent }
-    }
+/// The token service takes no others.
+fn check_facts(facts: &Map<String, Value>) -> Result<(), FactsError> {
+    if facts.is_empty() { Ok(()) } else { read_facts(&Value::Object(facts.clone()).to_string()).map(drop) }
 }
 
 /// The words of a scope that are the user's, as far as their own token says.
@@ -433,17 +512,28 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         self.layer.strip(&mut request);
-        let Some((user, wanted)) = self.layer.wanted(&request) else {
+        let looking = self.layer.look_up(&request);
+        let wanted = if looking.is_some() { None } else { self.layer.wanted(&request) };
+        if looking.is_none() && wanted.is_none() {
             return EdgeFuture::Straight { inner: self.inner.call(request) };
-        };
+        }
         // The one that is ready goes with the request.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let layer = self.layer.clone();
         EdgeFuture::Exchanging {
             inner: Box::pin(async move {
-                let exchanged = layer.exchange(user, wanted).await;
-                request.extensions_mut().insert(exchanged);
+                let wanted = match looking {
+                    Some(looking) => {
+                        looking.await;
+                        layer.wanted(&request)
+                    }
+                    None => wanted,
+                };
+                if let Some((user, wanted)) = wanted {
+                    let exchanged = layer.exchange(user, wanted).await;
+                    request.extensions_mut().insert(exchanged);
+                }
                 inner.call(request).await
             }),
         }

@@ -117,12 +117,12 @@ fn known<B>(request: &Request<B>) {
 fn known<B>(_: &Request<B>) {}
 
 #[cfg(feature = "serve")]
-fn address<B>(request: &Request<B>) -> Option<std::net::IpAddr> {
+pub(super) fn address<B>(request: &Request<B>) -> Option<std::net::IpAddr> {
     request.extensions().get::<crate::serve::ConnectionInfo>().map(|info| info.remote.ip())
 }
 
 #[cfg(not(feature = "serve"))]
-fn address<B>(_: &Request<B>) -> Option<std::net::IpAddr> {
+pub(super) fn address<B>(_: &Request<B>) -> Option<std::net::IpAddr> {
     None
 }
 

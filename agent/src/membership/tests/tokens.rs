@@ -74,7 +74,7 @@ impl Pair {
     async fn start() -> Self {
         let site = Site::start().await;
         let (edge, other) = (site.home("n1"), site.home("n2"));
-        add_edge(&site, "export", "n1", &["export.run", "photo.read"], &["corp"]).await;
+        add_edge(&site, "export", "n1", &["export.run", "photo.read"], &[]).await;
         site.add_service("/photo", "n2").await;
         let mut agents = Vec::new();
         for (name, home) in [("n1", &edge), ("n2", &other)] {
@@ -322,6 +322,12 @@ impl Issuer {
 async fn a_user_s_token_becomes_a_transaction_token_of_that_user() {
     let pair = Pair::start().await;
     let (corp, other) = (Issuer::registered(&pair.site, "corp").await, Issuer::registered(&pair.site, "other").await);
+    let request = UpdateServiceRequest {
+        path: "export".into(),
+        edge_issuers: Some(StringList { values: vec!["corp".into()] }),
+        ..UpdateServiceRequest::default()
+    };
+    pair.site.admin().await.update_service(request).await.unwrap();
     let (edge, photo) = (tokens(&pair.site, &pair.edge).await, tokens(&pair.site, &pair.other).await);
     let mut wanted = WantedToken::default();
     wanted.scope = "photo.read".into();

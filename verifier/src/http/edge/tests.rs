@@ -19,14 +19,15 @@ use tower_service::Service as _;
 
 use super::*;
 use crate::{
-    authenticate::Authenticators,
+    authenticate::{Authenticators, FindUserKey},
     authorization::Authorization,
     caller::Caller,
     clock::{Clock, ManualClock, Timestamp},
     http::{Protected, RequireUser, Routes, propagate},
     identity::Identity,
     jwt::{
-        Algorithm, SigningInput, txn_token,
+        Algorithm, SigningInput,
+        txn_token::{self, MAX_FACTS_BYTES, MAX_FACTS_DEPTH},
         user_issuers::{IssuerKeys, UserIssuer, UserIssuerSettings, UserIssuers},
         user_token,
     },
@@ -114,11 +115,15 @@ impl Exchanger for Shown {
         self.0.asked.fetch_add(1, Ordering::Relaxed);
         *self.0.last.lock().unwrap() = Some((wanted.subject_token.to_string(), wanted.scope.clone()));
         let answer = self.0.answer.lock().unwrap().clone();
-        let scope = wanted.scope.clone();
+        let mut claims = json!({ "scope": wanted.scope });
+        for (claim, facts) in [("tctx", &wanted.details), ("rctx", &wanted.context)] {
+            if !facts.is_empty() {
+                claims[claim] = Value::Object(facts.clone());
+            }
+        }
         Box::pin(async move {
             match answer {
                 Answer::With(more) => {
-                    let mut claims = json!({ "scope": scope });
                     for (claim, value) in more.as_object().unwrap() {
                         claims[claim] = value.clone();
                     }
@@ -151,6 +156,22 @@ impl Lines {
     }
 }
 
+/// The issuer `corp` with this key.
+fn issuers(key: &Key, key_id: &str) -> UserIssuers {
+    let mut jwk = PublicKey::from_spki(&key.spki()).unwrap().to_jwk();
+    jwk.insert("kid".into(), key_id.into());
+    let keys = json!({ "keys": [Value::Object(jwk)] }).to_string();
+    let settings = UserIssuerSettings {
+        name: IssuerName::parse("corp").unwrap(),
+        url: CORP.into(),
+        audiences: vec!["photo".into()],
+        algorithms: vec![Algorithm::Es256],
+        roles_claim: Some("groups".into()),
+    };
+    let issuer = UserIssuer::new(settings, &IssuerKeys::parse_jwks(keys.as_bytes()).unwrap()).unwrap();
+    UserIssuers::new(vec![issuer]).unwrap()
+}
+
 struct Rig {
     corp: Key,
     issuers: UserIssuers,
@@ -168,18 +189,7 @@ impl Rig {
 
     fn at(now: Timestamp) -> Self {
         let (corp, key) = (Key::p256(), Key::p256());
-        let mut jwk = PublicKey::from_spki(&corp.spki()).unwrap().to_jwk();
-        jwk.insert("kid".into(), "k".into());
-        let keys = json!({ "keys": [Value::Object(jwk)] }).to_string();
-        let settings = UserIssuerSettings {
-            name: IssuerName::parse("corp").unwrap(),
-            url: CORP.into(),
-            audiences: vec!["photo".into()],
-            algorithms: vec![Algorithm::Es256],
-            roles_claim: Some("groups".into()),
-        };
-        let issuer = UserIssuer::new(settings, &IssuerKeys::parse_jwks(keys.as_bytes()).unwrap()).unwrap();
-        let issuers = UserIssuers::new(vec![issuer]).unwrap();
+        let issuers = issuers(&corp, "k");
         let clock = Arc::new(ManualClock::at(now));
         let shared: Arc<dyn Clock> = clock.clone();
         let (identity, _publisher) = Identity::published(Arc::clone(&shared));
@@ -213,12 +223,16 @@ impl Rig {
     }
 
     fn token(&self, more: &Value) -> String {
+        self.token_by(&self.corp, "k", more)
+    }
+
+    fn token_by(&self, key: &Key, key_id: &str, more: &Value) -> String {
         let now = self.service.now.unix_seconds();
         let mut claims = json!({ "iss": CORP, "sub": "charlie", "aud": "photo", "iat": now, "exp": now + 300 });
         for (claim, value) in more.as_object().unwrap() {
             claims[claim] = value.clone();
         }
-        sign(&self.corp, "JWT", "k", &claims)
+        sign(key, "JWT", key_id, &claims)
     }
 
     fn request(&self, path: &str, token: Option<&str>) -> Request<Body> {
@@ -540,4 +554,125 @@ fn edges_that_cannot_work() {
     let without = Authorization::builder(authenticators, limits, clock).build();
     assert_eq!(routes(&without).at_edge(edge("a")).unwrap_err(), EdgeError::NoTxnTokens);
     assert!(routes(&without).at_edge(Edge::new().strip("x-acme")).is_ok());
+}
+
+/// What is about the transaction and about where it came from goes into the token, and stands at the next service; what cannot is the edge's own mistake.
+#[tokio::test]
+async fn what_the_edge_says_of_a_request_stands_in_its_token() {
+    let mut rig = Rig::new();
+    let facts = async |user: Option<OnBehalfOf>| {
+        user.map_or_else(String::new, |user| json!([user.tctx(), user.rctx()]).to_string())
+    };
+    let with = |rig: &Rig, change: fn(Edge) -> Edge| {
+        let edge = change(Edge::new().exchange(Shown(Arc::clone(&rig.service)), "photo.read"));
+        Routes::new(rig.authorization.clone()).route(Method::Get, "/look", facts).into_service().at_edge(edge).unwrap()
+    };
+    let token = rig.token(&json!({}));
+    let ask = |rig: &Rig, from: Option<&str>| {
+        let mut request = rig.request("GET /look?album=7", Some(&token));
+        if let Some(from) = from {
+            let (remote, local) = (format!("{from}:4711").parse().unwrap(), "127.0.0.1:1".parse().unwrap());
+            request.extensions_mut().insert(crate::serve::ConnectionInfo { remote, local, ends_at: at(600) });
+        }
+        request
+    };
+    rig.edge = with(&rig, |edge| edge);
+    assert_eq!(rig.send(ask(&rig, None)).await, (200, "[{},{}]".into()), "where nobody knows from where");
+    let by_default = rig.send(ask(&rig, Some("192.0.2.7"))).await;
+    assert_eq!(by_default, (200, r#"[{},{"req_ip":"192.0.2.7"}]"#.into()));
+    let acts = rig.send(rig.from("spiffe://example.org/export", ask(&rig, Some("192.0.2.8")))).await;
+    assert_eq!(acts, (200, "[{},{}]".into()), "a service's address is not its user's");
+
+    rig.edge = with(&rig, |edge| {
+        edge.details_of(|request| {
+            let album = request.uri.query().and_then(|query| query.strip_prefix("album="));
+            json!({ "album": album, "method": request.method.as_str() }).as_object().unwrap().clone()
+        })
+        .context_of(|request| {
+            let mut context = request.default_context();
+            context.insert("user".into(), request.user.id().as_str().into());
+            context.insert("language".into(), request.headers.contains_key("accept-language").into());
+            context
+        })
+    });
+    let said = rig.send(ask(&rig, Some("192.0.2.7"))).await.1;
+    let expected = r#"[{"album":"7","method":"GET"},{"req_ip":"192.0.2.7","user":"corp:charlie","language":false}]"#;
+    assert_eq!(said, expected);
+    rig.asked();
+
+    let deep = |depth: usize| (1..depth).fold(json!(1), |value, _| json!([value]));
+    let of_size = |bytes: usize| json!({ "a": "x".repeat(bytes - 8) }).as_object().unwrap().clone();
+    assert!(check_facts(&of_size(MAX_FACTS_BYTES)).is_ok() && check_facts(&of_size(MAX_FACTS_BYTES + 1)).is_err());
+    assert!(check_facts(&Map::from_iter([("a".to_owned(), deep(MAX_FACTS_DEPTH))])).is_ok());
+    assert!(check_facts(&Map::from_iter([("a".to_owned(), deep(MAX_FACTS_DEPTH + 1))])).is_err());
+    let too_much: [fn(Edge) -> Edge; 2] = [
+        |edge| edge.details_of(|_| Map::from_iter([("a".to_owned(), "x".repeat(MAX_FACTS_BYTES).into())])),
+        |edge| edge.context_of(|_| Map::from_iter([("a".to_owned(), "x".repeat(MAX_FACTS_BYTES).into())])),
+    ];
+    for change in too_much {
+        rig.edge = with(&rig, change);
+        let (status, _) = rig.send(ask(&rig, None)).await;
+        assert_eq!((status, rig.asked(), rig.lines.last().ends_with("exchange-facts")), (500, 0, true));
+    }
+}
+
+/// Gives the authenticators a key of the issuer's, a moment after it was asked for the first time.
+#[derive(Debug)]
+struct Later {
+    authenticators: Authenticators,
+    issuers: UserIssuers,
+    asked: Mutex<Vec<String>>,
+}
+
+impl FindUserKey for Later {
+    fn find(&self, issuer: &IssuerName, key_id: &str) -> Option<LookUp> {
+        let name = format!("{issuer} {key_id}");
+        let mut asked = self.asked.lock().unwrap();
+        if asked.contains(&name) {
+            return None;
+        }
+        asked.push(name);
+        let (authenticators, issuers) = (self.authenticators.clone(), self.issuers.clone());
+        Some(Box::pin(async move {
+            tokio::task::yield_now().await;
+            authenticators.replace_user_issuers(issuers).unwrap();
+        }))
+    }
+}
+
+/// Issue 5 §3: a key unknown to the cache is looked up once, bounded, not per request. Here at the edge itself.
+#[tokio::test]
+async fn a_users_key_that_is_not_known_is_looked_up_before_the_request_is_decided() {
+    for exchanges in [true, false] {
+        let mut rig = Rig::new();
+        if !exchanges {
+            rig.edge = routes(&rig.authorization).at_edge(Edge::new()).unwrap();
+        }
+        let rotated = Key::p256();
+        let authenticators = rig.authorization.authenticators().clone();
+        let later = Arc::new(Later {
+            authenticators: authenticators.clone(),
+            issuers: issuers(&rotated, "k2"),
+            asked: Mutex::default(),
+        });
+        authenticators.look_up_user_keys_with(later.clone());
+        let send = async |token: &str| rig.send(rig.request("GET /look", Some(token))).await.0;
+        let asked = || std::mem::take(&mut *later.asked.lock().unwrap());
+        assert_eq!(send(&rig.token(&json!({}))).await, 200);
+        assert_eq!(send("no.token.atall").await, 401);
+        let stranger = rig.token_by(&rotated, "k2", &json!({ "iss": "https://other.example" }));
+        assert_eq!(send(&stranger).await, 401);
+        assert!(asked().is_empty(), "for keys that are known, and issuers that are not, nobody is asked");
+        let records = rig.lines.0.lock().unwrap().len();
+
+        let token = rig.token_by(&rotated, "k2", &json!({}));
+        assert_eq!((send(&token).await, send(&token).await), (200, 200));
+        assert_eq!(asked(), ["corp k2"]);
+        assert_eq!(rig.lines.0.lock().unwrap().len(), records + 2, "one record for each request");
+        assert_eq!(rig.asked(), if exchanges { 3 } else { 0 });
+        let made_up = rig.token_by(&rotated, "k3", &json!({}));
+        assert_eq!((send(&made_up).await, later.asked.lock().unwrap().len()), (401, 1));
+        assert!(rig.lines.last().ends_with("user-token-key"), "{}", rig.lines.last());
+        assert_eq!((send(&made_up).await, asked().len()), (401, 1), "not for each request");
+    }
 }
