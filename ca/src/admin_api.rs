@@ -189,6 +189,10 @@ impl Contract for AdminApi {
     async fn add_service(&self, request: Request<AddServiceRequest>) -> Result<Response<Service>, Status> {
         let who = who(&request)?;
         let request = request.into_inner();
+        // Without a scope it is no edge, which the registry says.
+        if !request.edge_scopes.is_empty() {
+            self.issuers_known(&request.edge_issuers, &[])?;
+        }
         let new = NewService {
             path: request.path,
             selectors: parse_selectors(&request.selectors)?,
@@ -241,6 +245,13 @@ impl Contract for AdminApi {
     async fn update_service(&self, request: Request<UpdateServiceRequest>) -> Result<Response<Service>, Status> {
         let who = who(&request)?;
         let request = request.into_inner();
+        if let Some(list) = &request.edge_issuers {
+            let snapshot = self.registry.load();
+            let service = answers::path_in(self.registry.trust_domain(), &request.path)
+                .and_then(|path| snapshot.service_by_path(&path));
+            let edge = service.and_then(|service| service.edge.as_ref());
+            self.issuers_known(&list.values, edge.map_or(&[], |edge| &edge.issuers))?;
+        }
         let lifetime = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
         let update = ServiceUpdate {
             selectors: request.selectors.map(|list| parse_selectors(&list.values)).transpose()?,
@@ -297,8 +308,12 @@ impl Contract for AdminApi {
     ) -> Result<Response<RemoveIssuerResponse>, Status> {
         let who = who(&request)?;
         let removed = self.registry.remove_issuer(&request.into_inner().name, who.clone()).await;
-        info!(issuer = %removed.map_err(refuse::issuer)?.name(), by = %who, "removed issuer");
-        Ok(Response::new(RemoveIssuerResponse {}))
+        let removed = removed.map_err(refuse::issuer)?;
+        let named_by = self.edges_of(removed.name());
+        info!(issuer = %removed.name(), by = %who, edges = named_by.len(), "removed issuer");
+        let edges = u32::try_from(named_by.len()).unwrap_or(u32::MAX);
+        let named_by = named_by.into_iter().take(NAMED_BY).collect();
+        Ok(Response::new(RemoveIssuerResponse { named_by, edges }))
     }
 
     async fn refresh_issuer(&self, request: Request<RefreshIssuerRequest>) -> Result<Response<admin::Issuer>, Status> {
@@ -406,6 +421,8 @@ fn page_size(asked: u32) -> usize {
 }
 
 const PAGE: usize = 1_000;
+/// Of the edges that name an issuer that was removed.
+const NAMED_BY: usize = 16;
 /// Far more than one person and her scripts need.
 const CONNECTIONS: usize = 128;
 /// Room for a service with every list full, and for an issuer with its roots and the largest key set.

@@ -150,9 +150,22 @@ fn from_an_empty_directory_to_a_verified_log() {
     assert_eq!(updated["selectors"], photo["selectors"], "what is not named stays");
     assert_eq!(ca.json(&["service", "show", "spiffe://example.org/photo"])["id"], photo["id"]);
 
+    let keys = ca.directory.path().join("keys.json");
+    fs::write(&keys, KEYS).unwrap();
+    let issuer = ["issuer", "add", "corp", "https://login.example.com", "--audience", "web", "--jwks-file"];
+    ca.ok(&[&issuer[..], &[keys.to_str().unwrap()]].concat());
     let edge = ca.json(&["service", "update", "photo", "--edge-scope", "photo.read", "--edge-issuer", "corp"]);
     assert_eq!((&edge["edge_scopes"][0], &edge["edge_issuers"][0]), (&"photo.read".into(), &"corp".into()), "{edge}");
     assert!(ca.ok(&["service", "list"]).contains("photo.read"));
+    // A removed issuer is named on: it may come back under its name, with other settings.
+    let removed = ca.ok(&["issuer", "remove", "corp"]);
+    assert!(removed.contains("nobody's from now on\nstill named by /photo,"), "{removed}");
+    let kept = ["service", "update", "photo", "--edge-issuer", "corp", "--edge-scope", "photo.write"];
+    assert_eq!(ca.json(&kept)["edge_issuers"][0], "corp");
+    ca.ok(&[&issuer[..], &[keys.to_str().unwrap()]].concat());
+    let own = ca.json(&["service", "update", "photo", "--no-edge-issuer"]);
+    assert_eq!((&own["edge_scopes"][0], &own["edge_issuers"]), (&"photo.write".into(), &serde_json::json!([])));
+    assert_eq!(ca.json(&["issuer", "remove", "corp"])["edges"], 0);
     let none = ca.json(&["service", "update", "photo", "--no-edge"]);
     assert_eq!((&none["edge_scopes"], &none["edge_issuers"]), (&serde_json::json!([]), &serde_json::json!([])));
 
@@ -218,7 +231,13 @@ fn refusals_have_their_code_and_say_what_to_do() {
         (&["service", "add", "db", "--selector", "unix:uid:1", "--on", "any", "--dns", "*"], 3, "(invalid-value)"),
         (&["service", "add", "spiffe://other.org/db", "--selector", "unix:uid:1", "--on", "any"], 3, "(invalid-value)"),
         (&["service", "update", "photo", "--edge-scope", "a b"], 3, "(invalid-value)"),
-        (&["service", "update", "photo", "--edge-issuer", "corp"], 3, "(invalid-value)"),
+        (
+            &["service", "update", "photo", "--edge-scope", "a", "--edge-issuer", "corp"],
+            3,
+            "there is no issuer `corp` of users: none is registered; `bonafide-ca issuer add corp URL --audience CLIENT-ID` adds it",
+        ),
+        (&["service", "update", "photo", "--edge-issuer", "Corp"], 3, "(invalid-value)"),
+        (&["service", "update", "photo", "--edge-issuer", "corp"], 3, "(issuer-unknown)"),
         (&["service", "update", "photo", "--edge-scope", "a", "--no-edge"], 2, "--no-edge"),
         (&["service", "add", "db", "--selector", "unix:uid:1", "--on", "any", "--edge-issuer", "a"], 2, "--edge-scope"),
         (&["service", "show", "nothing"], 3, "(service-unknown)"),
@@ -459,3 +478,6 @@ fn t12_the_log_at_trace_holds_no_secret() {
     assert!(ca.log().contains("TRACE"), "the level was in force");
     assert!(!ca.log().contains("PRIVATE KEY"));
 }
+
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k1","use":"sig",
+    "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;

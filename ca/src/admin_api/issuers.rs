@@ -64,6 +64,29 @@ impl AdminApi {
         refreshed.map(|issuer| self.issuer(&issuer)).map_err(refuse::refresh)
     }
 
+    /// An edge names issuers that are registered, beside those that it has named before: a name that is mistyped would refuse its users without a word.
+    pub(super) fn issuers_known(&self, named: &[String], before: &[String]) -> Result<(), Status> {
+        let snapshot = self.registry.load();
+        let registered: Vec<&str> = snapshot.issuers().map(|issuer| issuer.name().as_str()).collect();
+        // What is no name at all, the registry refuses.
+        let is_known = |name: &&String| {
+            registered.contains(&name.as_str()) || before.contains(name) || IssuerName::parse(name).is_err()
+        };
+        match named.iter().find(|name| !is_known(name)) {
+            Some(name) => Err(refuse::edge_issuer_unknown(name, &registered)),
+            None => Ok(()),
+        }
+    }
+
+    /// The paths of the edges that name an issuer.
+    pub(super) fn edges_of(&self, name: &IssuerName) -> Vec<String> {
+        let names = |issuers: &[String]| issuers.iter().any(|named| named == name.as_str());
+        let snapshot = self.registry.load();
+        let services = snapshot.services().into_iter();
+        let edges = services.filter(|service| service.edge.as_ref().is_some_and(|edge| names(&edge.issuers)));
+        edges.map(|service| service.path().to_owned()).collect()
+    }
+
     pub(super) fn issuer(&self, issuer: &Issuer) -> admin::Issuer {
         let settings = &issuer.settings;
         let failure = self.issuers.failure(issuer.name());

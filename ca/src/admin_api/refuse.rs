@@ -79,6 +79,18 @@ pub(super) fn issuer_unknown(name: &str) -> Status {
     refusal(Reason::IssuerUnknown, unknown.to_string(), None)
 }
 
+/// An edge is to have users of an issuer that is not registered.
+pub(super) fn edge_issuer_unknown(name: &str, registered: &[&str]) -> Status {
+    let name: String = name.chars().take(64).collect();
+    let name = name.escape_debug();
+    let registered = match registered {
+        [] => "none is registered".to_owned(),
+        names => format!("registered are `{}`", names.join("`, `")),
+    };
+    let add = format!("`bonafide-ca issuer add {name} URL --audience CLIENT-ID` adds it");
+    refusal(Reason::IssuerUnknown, format!("there is no issuer `{name}` of users: {registered}; {add}"), None)
+}
+
 pub(super) fn impossible(error: WriteError<Infallible>) -> Status {
     decide(error, |refused| match *refused {})
 }

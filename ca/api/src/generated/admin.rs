@@ -326,8 +326,15 @@ pub struct RemoveIssuerRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RemoveIssuerResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveIssuerResponse {
+    /// edges that name it and have no users of it any more: paths, at most 16
+    #[prost(string, repeated, tag = "1")]
+    pub named_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// how many there are
+    #[prost(uint32, tag = "2")]
+    pub edges: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RefreshIssuerRequest {
     #[prost(string, tag = "1")]

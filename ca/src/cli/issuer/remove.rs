@@ -11,7 +11,8 @@ use crate::cli::{At, Failure};
 
 /// Believe an issuer's tokens no more
 ///
-/// Transaction tokens that were made from them count until they expire, minutes later.
+/// Transaction tokens that were made from them count until they expire, minutes later. Edges that name it keep its name: an issuer that is added
+/// under the same name has its users there.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bonafide-ca issuer remove corp")]
 pub(crate) struct Remove {
@@ -27,14 +28,33 @@ pub(crate) struct Remove {
 #[derive(Serialize)]
 struct Removed {
     removed: String,
+    /// Edges that name it still, the first of them.
+    named_by: Vec<String>,
+    edges: u32,
 }
 
 impl Remove {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let request = RemoveIssuerRequest { name: self.name.clone() };
-        with_ca(&self.at, async |mut ca| answer(ca.remove_issuer(request).await))?;
-        self.output.print(&Removed { removed: self.name }, |removed| {
-            format!("removed issuer {}; its users are nobody's from now on", removed.removed)
-        })
+        let answer = with_ca(&self.at, async |mut ca| answer(ca.remove_issuer(request).await))?;
+        let removed = Removed { removed: self.name, named_by: answer.named_by, edges: answer.edges };
+        self.output.print(&removed, Removed::told)
+    }
+}
+
+impl Removed {
+    fn told(&self) -> String {
+        let name = &self.removed;
+        let mut text = format!("removed issuer {name}; its users are nobody's from now on");
+        if let Some(first) = self.named_by.first() {
+            let named_by = self.named_by.join(", ");
+            let further = (self.edges as usize).saturating_sub(self.named_by.len());
+            let further = if further > 0 { format!(" and {further} more") } else { String::new() };
+            text += &format!(
+                "\nstill named by {named_by}{further}, which an issuer that is added as {name} again has its users at; to end that: \
+                 bonafide-ca service update {first} --edge-issuer OTHER, or --no-edge-issuer"
+            );
+        }
+        text
     }
 }

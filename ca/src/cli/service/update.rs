@@ -47,8 +47,11 @@ pub(crate) struct Update {
     #[arg(long = "edge-scope", value_name = "SCOPE", conflicts_with = "no_edge")]
     edge_scopes: Vec<String>,
     /// The issuers of the edge's users from now on; may be repeated
-    #[arg(long = "edge-issuer", value_name = "ISSUER", conflicts_with = "no_edge")]
+    #[arg(long = "edge-issuer", value_name = "ISSUER", conflicts_with_all = ["no_edge", "no_edge_issuer"])]
     edge_issuers: Vec<String>,
+    /// No issuers from now on: an edge that begins transactions of its own alone
+    #[arg(long, conflicts_with = "no_edge")]
+    no_edge_issuer: bool,
     /// No edge from now on; what was delegated for it ends at once
     #[arg(long)]
     no_edge: bool,
@@ -74,7 +77,7 @@ impl Update {
             dns_names: if self.no_dns { Some(StringList::default()) } else { list(self.dns_names) },
             hint: self.hint,
             edge_scopes: if self.no_edge { Some(StringList::default()) } else { list(self.edge_scopes) },
-            edge_issuers: list(self.edge_issuers),
+            edge_issuers: if self.no_edge_issuer { Some(StringList::default()) } else { list(self.edge_issuers) },
         };
         let nothing = UpdateServiceRequest { path: request.path.clone(), ..UpdateServiceRequest::default() };
         if request == nothing {
