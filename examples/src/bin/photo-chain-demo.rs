@@ -46,7 +46,7 @@ async fn scene(keep: bool, done: Done) -> anyhow::Result<()> {
     demo.add_service("photo", &demo.programs.chain_photo, &edge)?;
     demo.add_service("image", &demo.programs.chain_image, &[])?;
     demo.add_service("blob", &demo.programs.chain_blob, &[])?;
-    demo.add_service("export", &demo.programs.chain_export, &[])?;
+    demo.add_service("export", &demo.programs.chain_export, &["--edge-scope", "photo.count"])?;
 
     demo.step("Three services in a row");
     let policies = [
@@ -71,7 +71,7 @@ async fn scene(keep: bool, done: Done) -> anyhow::Result<()> {
     user.call("alice", &alice, Method::GET, "/v1/photos/cat", "", StatusCode::NOT_FOUND).await?;
     done.push("a user's photo was kept and seen through three services, and nobody else saw it");
 
-    demo.step("The nightly export calls in its own name: it may count, and image lets it see nothing");
+    demo.step("The nightly export calls in its own name, in a transaction of its own: it may count, and image lets it see nothing");
     let export = |demo: &Demo, path: &str| {
         let mut command = demo.workload(&demo.programs.chain_export);
         command.args(["--photo", &photo, path]);

@@ -17,6 +17,7 @@ use bonafide_examples::{
 use bonafide_verifier::{
     authenticate::Authenticators,
     http::{RequireUser, Routes},
+    on_behalf_of::OnBehalfOf,
     policy::Method,
     serve::{ServeOptions, serve},
 };
@@ -75,6 +76,7 @@ async fn fetch(
     RequireUser(user): RequireUser,
     Path(name): Path<String>,
 ) -> Result<Bytes, Upstream> {
+    is_about(&user, &name)?;
     // In the user's own album and in no other: there is no name by which to ask for somebody else's.
     let blob = images.albums().get(user.sub()).and_then(|album| album.get(&name)).cloned();
     let blob = blob.ok_or(Upstream::Answered(StatusCode::NOT_FOUND))?;
@@ -87,6 +89,7 @@ async fn keep(
     Path(name): Path<String>,
     body: Bytes,
 ) -> Result<Json<Value>, Upstream> {
+    is_about(&user, &name)?;
     let kept: Value = images.blob.ask_json(HttpMethod::POST, "/v1/blobs", body).await?;
     let blob = kept.get("id").and_then(Value::as_str).ok_or(Upstream::NotUnderstood)?;
     let mut albums = images.albums();
@@ -96,7 +99,16 @@ async fn keep(
         return Err(Upstream::Answered(StatusCode::INSUFFICIENT_STORAGE));
     }
     album.insert(name, blob.to_owned());
-    Ok(Json(json!({ "images": album.len() })))
+    // What the edge has said of the transaction comes this far.
+    Ok(Json(json!({ "images": album.len(), "about": user.tctx().get("photo"), "from": user.rctx().get("req_ip") })))
+}
+
+/// Where the edge has said what the transaction is about, it is about nothing else.
+fn is_about(user: &OnBehalfOf, name: &str) -> Result<(), Upstream> {
+    match user.tctx().get("photo") {
+        Some(photo) if photo != name => Err(Upstream::Answered(StatusCode::FORBIDDEN)),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Numbers, of nobody in particular: asked for by a service in its own name.

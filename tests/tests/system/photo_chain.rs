@@ -1,7 +1,7 @@
 //! The example `photo-chain`: a user signs in at photo, image acts for that user, blob need not know, and no record loses them. Real programs on two
 //! nodes, a provider that nobody here wrote, tokens minted by the edge's own agent.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use bonafide_examples::process::Process;
 use bonafide_tests::{
@@ -10,6 +10,12 @@ use bonafide_tests::{
     oidc_provider::{ALICE, CHARLIE, OidcProvider, ProviderUser},
     repository,
     site::{Node, Ran, SOON, Site, eventually},
+};
+use bonafide_verifier::{
+    agent_tokens::{AgentTokens, ExchangeRefused, SubjectTokenType, WantedToken},
+    clock::SystemClock,
+    identity::workload_api::{Endpoint, WorkloadApi},
+    spiffe::TrustDomain,
 };
 use http::{Method, StatusCode};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -30,11 +36,17 @@ const CLIENT: &str = "photo";
 
 impl Chain {
     async fn start() -> Self {
-        tokio::task::spawn_blocking(Self::start_blocking).await.unwrap()
+        Self::logging("info").await
     }
 
-    fn start_blocking() -> Self {
-        let site = Site::started();
+    async fn logging(level: &'static str) -> Self {
+        tokio::task::spawn_blocking(move || Self::start_blocking(level)).await.unwrap()
+    }
+
+    fn start_blocking(level: &str) -> Self {
+        let mut site = Site::new();
+        site.environment = vec![("RUST_LOG".to_owned(), level.to_owned())];
+        site.start_ca();
         let (edge, inside) = (site.join("edge"), site.join("inside"));
         let mut provider = OidcProvider::start();
         let roots = provider.certificate().display().to_string();
@@ -45,7 +57,7 @@ impl Chain {
         site.add_program("photo", &site.programs.chain_photo, &photo);
         site.add_program("image", &site.programs.chain_image, &["--on", "inside"]);
         site.add_program("blob", &site.programs.chain_blob, &["--on", "inside"]);
-        site.add_program("export", &site.programs.chain_export, &["--on", "inside"]);
+        site.add_program("export", &site.programs.chain_export, &["--on", "inside", "--edge-scope", "photo.count"]);
         site.add_program("hand", &site.programs.agent, &["--on", "inside"]);
         let fetched = inside.path("fetched");
         inside.agent(&["fetch", "x509", "--write", fetched.to_str().unwrap()]).success();
@@ -84,9 +96,9 @@ impl Chain {
         self.call(method, path, &[("authorization", &format!("Bearer {token}"))], body).await
     }
 
-    fn export(&self, path: &str) -> Ran {
+    fn export(&self, further: &[&str]) -> Ran {
         let mut command = self.inside.workload(&self.site.programs.chain_export);
-        Ran::of(command.args(["--photo", &self.url, path]))
+        Ran::of(command.args(["--photo", &self.url]).args(further))
     }
 
     fn records(&self, service: &str) -> Vec<Value> {
@@ -127,6 +139,8 @@ async fn the_user_is_never_lost() {
         "{kept:?} {:#?}",
         chain.processes.iter().map(Process::printed).collect::<Vec<_>>()
     );
+    // What photo says of the transaction, image has: about which photo it is, and from where the user came.
+    assert_eq!(kept.json(), serde_json::json!({ "images": 1, "about": "cat", "from": "127.0.0.1" }));
     let seen = chain.as_user(&charlie, Method::GET, "/v1/photos/cat", "").await;
     assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "a cat in the sun"));
     let others = chain.as_user(&alice, Method::GET, "/v1/photos/cat", "").await;
@@ -157,22 +171,35 @@ async fn the_user_is_never_lost() {
     ];
     assert_eq!(of_users, expected, "{transactions:#?}");
 
-    // The export, in its own name.
-    let counted = chain.export("/v1/usage").success();
+    // The export, in its own name, in a transaction of its own.
+    let counted = chain.export(&["/v1/usage"]).success();
     assert!(counted.stdout.starts_with("200 ") && counted.stdout.contains(r#""images":1"#), "{counted:?}");
+    let own = "spiffe://example.org/export";
+    let nightly = eventually("its records", || {
+        let of_export = |lines: &&Vec<String>| lines.len() == 3 && lines.iter().all(|line| line.contains(own));
+        chain.transactions().values().find(of_export).cloned()
+    });
+    let expected = [
+        "photo GET by /export for spiffe://example.org/export: allowed",
+        "image GET by /photo for spiffe://example.org/export: allowed",
+        "blob GET by /image for spiffe://example.org/export: allowed",
+    ];
+    assert_eq!(nightly, expected);
     let blobs = chain.records("blob").len();
-    chain.export("/v1/photos/cat").exits(3);
-    let refused =
-        eventually("the refusal", || chain.records("image").into_iter().find(|record| record["outcome"] == "denied"));
-    assert_eq!(
-        (&refused["reason"], &refused["caller"]),
-        (&"user-required".into(), &"spiffe://example.org/photo".into()),
-        "{refused}"
-    );
+    // What it is registered for is no photo; and without a transaction there is no user at all.
+    for (further, reason) in
+        [(&["/v1/photos/cat"][..], "scope-too-small"), (&["--no-transaction", "/v1/photos/cat"], "user-required")]
+    {
+        chain.export(further).exits(3);
+        let refused =
+            eventually("the refusal", || chain.records("image").into_iter().find(|record| record["reason"] == reason));
+        let (outcome, caller) = (&refused["outcome"], &refused["caller"]);
+        assert_eq!((outcome, caller), (&"denied".into(), &"spiffe://example.org/photo".into()), "{refused}");
+    }
     let allowed = chain.records("photo").into_iter().rfind(|record| record["route"] == "/v1/photos/{name}").unwrap();
     assert_eq!((&allowed["caller"], &allowed["outcome"]), (&"spiffe://example.org/export".into(), &"allowed".into()));
     assert_eq!(chain.records("blob").len(), blobs, "it never came to blob");
-    chain.export("/v1/photos").exits(3);
+    chain.export(&["/v1/photos"]).exits(3);
 
     // From outside: nobody, somebody else's token, a transaction token.
     let nobody = chain.call(Method::GET, "/v1/photos", &[], "").await;
@@ -213,4 +240,116 @@ async fn somebody_keeps_a_photo_in_a_browser() {
     let at_photo = chain.records("photo").into_iter().find(|found| found["transaction"] == record["transaction"]);
     assert_eq!(at_photo.expect("the same transaction")["proof"], "session");
     drop(chain.edge);
+}
+
+/// T-12, issue 5 §3: with all logs at their fullest, no part of a token that could be used is in anything that was written: logs, records, what CA and
+/// agents keep and tell of themselves, and what everybody sees of running processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn t_12_no_token_is_in_any_log_record_metric_or_command_line() {
+    let chain = Chain::logging("trace").await;
+    let (site, edge) = (&chain.site, &chain.edge);
+    // This very process as an edge, so that a transaction token is known to look for.
+    let own = std::env::current_exe().unwrap();
+    let words = ["--on", "edge", "--edge-scope", "photo.read", "--edge-issuer", "corp"];
+    site.add_program("tester", &own, &words);
+    let (charlie, alice) = (chain.token(CHARLIE).await, chain.token(ALICE).await);
+    chain.as_user(&charlie, Method::PUT, "/v1/photos/cat", "a cat in the sun").await;
+    let seen = chain.as_user(&charlie, Method::GET, "/v1/photos/cat", "").await;
+    assert_eq!(seen.status, StatusCode::OK, "{seen:?}");
+    chain.as_user(&alice, Method::GET, "/v1/photos", "").await;
+    chain.export(&["/v1/usage"]).success();
+
+    let api = WorkloadApi::at(Endpoint::Unix(edge.socket()));
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let tokens = AgentTokens::spawn(&api, domain, Arc::new(SystemClock));
+    tokens.ready(SOON).await.unwrap();
+    let exchanged = async |subject: &str, kind| {
+        let asking = async {
+            loop {
+                match tokens.exchange(subject, kind, &WantedToken::default()).await {
+                    Ok(token) => return token.expose_token().to_owned(),
+                    // Not told of yet, or without its delegation.
+                    Err(ExchangeRefused::Unavailable { .. } | ExchangeRefused::Refused { .. }) => {
+                        let _ = tokio::time::timeout(Duration::from_millis(100), std::future::pending::<()>()).await;
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        };
+        tokio::time::timeout(SOON, asking).await.expect("a token in time")
+    };
+    let transaction = exchanged(&charlie, SubjectTokenType::IdToken).await;
+    let narrower = exchanged(&transaction, SubjectTokenType::TxnToken).await;
+    // Refused ones are no secret less.
+    let bearer = format!("Bearer {charlie}");
+    for headers in
+        [[("authorization", bearer.as_str()), ("txn-token", &transaction)], [("a", "b"), ("txn-token", &transaction)]]
+    {
+        let refused = chain.call(Method::GET, "/v1/photos", &headers, "").await;
+        assert!(refused.status.is_client_error(), "{refused:?}");
+    }
+    let command_lines: Vec<u8> = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit())))
+        .flat_map(|entry| [fs::read(entry.path().join("cmdline")), fs::read(entry.path().join("environ"))])
+        .flat_map(Result::unwrap_or_default)
+        .collect();
+    eventually("the CA has collected what was minted", || {
+        let status = edge.agent(&["status", "--output", "json"]).json();
+        (status["token_service"]["log_waiting"] == 0).then_some(())
+    });
+
+    let mut places = vec![
+        ("command lines and environments".to_owned(), command_lines),
+        ("the CA's log".to_owned(), site.ca.as_ref().unwrap().printed().join("\n").into_bytes()),
+        ("the audit log".to_owned(), site.ca(&["audit", "export"]).success().stdout.into_bytes()),
+        ("the CA's metrics".to_owned(), metrics(&site.path("ca"))),
+    ];
+    for node in [edge, &chain.inside] {
+        places.push(("an agent's log".to_owned(), node.agent.as_ref().unwrap().printed().join("\n").into_bytes()));
+        places.push(("an agent's metrics".to_owned(), metrics(&node.path("data"))));
+        let status = node.agent(&["status", "--output", "json"]).success().stdout;
+        places.push(("an agent's status".to_owned(), status.into_bytes()));
+        places.push(("a mint log".to_owned(), fs::read(node.path("data/mint.log")).unwrap_or_default()));
+    }
+    for file in fs::read_dir(site.path("ca/state")).unwrap().flatten() {
+        if file.path().is_file() {
+            places.push((file.path().display().to_string(), fs::read(file.path()).unwrap()));
+        }
+    }
+    for process in &chain.processes {
+        places.push((format!("{process:?}"), process.printed().join("\n").into_bytes()));
+    }
+    for service in ["photo", "image", "blob"] {
+        places.push((format!("{service}'s records"), fs::read(site.path(&format!("{service}.jsonl"))).unwrap()));
+    }
+    for (place, content) in &places {
+        assert!(
+            !content.is_empty() || place.contains("mint log") || place.contains("Process("),
+            "{place} says nothing"
+        );
+        for token in [&charlie, &alice, &transaction, &narrower] {
+            let parts: Vec<&str> = token.split('.').collect();
+            // Claims and signature: the header is the same in all of them.
+            for part in [token.as_str(), parts[1], parts[2]] {
+                assert!(!content.windows(part.len()).any(|window| window == part.as_bytes()), "a token is in {place}");
+            }
+        }
+    }
+    // The search itself works: what is meant to be there, is.
+    let said = |place: &str, word: &str| {
+        let mut found = places.iter().filter(|(name, _)| name.contains(place));
+        found.any(|(_, content)| content.windows(word.len()).any(|window| window == word.as_bytes()))
+    };
+    assert!(said("audit log", "token-minted") && said("metrics", "bonafide_") && said("command lines", "photo-chain"));
+    assert!(said("agent's log", "spiffe://example.org/photo"), "the log is at its fullest");
+}
+
+/// What is told on the socket in a data directory.
+fn metrics(data: &Path) -> Vec<u8> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "30", "--unix-socket"])
+        .arg(data.join("health.sock"));
+    Ran::of(curl.arg("http://localhost/metrics")).success().stdout.into_bytes()
 }

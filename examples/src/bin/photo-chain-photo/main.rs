@@ -66,6 +66,11 @@ async fn main() -> anyhow::Result<()> {
     // Who only looks gets a token that is good for looking.
     let edge = Edge::new().exchange(tokens, "photo.read photo.write");
     let edge = edge.scope_of(|method, _| (*method == HttpMethod::GET).then(|| "photo.read".to_owned()));
+    // And one that is about one photo says about which: image takes it for no other.
+    let edge = edge.details_of(|request| {
+        let photo = request.uri.path().strip_prefix("/v1/photos/").filter(|name| name.len() <= 64);
+        photo.map(|name| ("photo".to_owned(), name.into())).into_iter().collect()
+    });
     let app = app.at_edge(edge)?;
 
     let (incoming, port) = service.listen(Connecting::Anybody).await?;
