@@ -24,7 +24,7 @@ struct Console {
     https: Https,
     /// Of the issuing authority, by which the browser takes the hub.
     spki_hash: String,
-    _hub: Process,
+    hub: Process,
 }
 
 impl Console {
@@ -55,7 +55,7 @@ impl Console {
         let url = format!("https://localhost:{}", listen.rsplit(':').next().unwrap());
         provider.add_client("config", &format!("{url}/signed-in"));
         let https = Https::trusting(&fetched.join("bundle.pem"));
-        let console = Self { site, node, provider, url, https, spki_hash: spki_hash(&issuing), _hub: hub };
+        let console = Self { site, node, provider, url, https, spki_hash: spki_hash(&issuing), hub };
         console.ops(&["set", "export", "row-limit", "3000"]);
         console
     }
@@ -268,6 +268,16 @@ async fn each_attack_on_the_sign_in_and_the_session_fails() {
         );
         assert_page(&refused);
     }
+    // Another `nonce` on the way to the provider, which signs it: the token is good in every other way, and of another sign-in.
+    let (authorize, attempt) = console.begin().await;
+    let nonce = form_urlencoded::parse(authorize.as_bytes()).find(|(name, _)| name == "nonce").unwrap().1.into_owned();
+    let back = console.provider.sign_in(&authorize.replace(&nonce, &"n".repeat(43)), ALICE).await;
+    let refused = console.https.get(&back, &[("cookie", &attempt)]).await;
+    assert_eq!((refused.status, refused.set_cookies().len()), (StatusCode::FORBIDDEN, 1), "{refused:?}");
+    assert!(refused.set_cookies().iter().all(|cookie| !cookie.starts_with("__Host-session=")), "{refused:?}");
+    let why = "`nonce` is not that of the attempt";
+    eventually("the log says why", || console.hub.printed().iter().any(|line| line.contains(why)).then_some(()));
+
     // The other attempt's own code, which nobody has touched, is good once.
     let good = console.https.get(&answer(&other_code, &other_state), &[("cookie", &other_attempt)]).await;
     assert_eq!((good.status, good.header("location")), (StatusCode::SEE_OTHER, "/console"), "{good:?}");
@@ -343,7 +353,7 @@ async fn each_attack_on_the_sign_in_and_the_session_fails() {
     assert_eq!(console.get("/console", &session).await.status, StatusCode::SEE_OTHER);
 
     // Nothing of it all is in the records or in what the hub has said.
-    let told = fs::read_to_string(console.node.path("records.jsonl")).unwrap() + &console._hub.printed().join("\n");
+    let told = fs::read_to_string(console.node.path("records.jsonl")).unwrap() + &console.hub.printed().join("\n");
     for secret in [&session, &other, &csrf, &attempt, &code, &other_code] {
         let secret = secret.split('=').next_back().unwrap();
         assert!(!told.contains(secret), "a secret was told");

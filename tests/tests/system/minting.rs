@@ -1,11 +1,12 @@
 //! Transaction tokens with the real programs: minted at the agent of an edge, verified beside another agent, in the CA's audit log whatever
 //! is killed in between.
 
-use std::{sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
+use bonafide_examples::process::Process;
 use bonafide_tests::site::{Node, SOON, Site, TRUST_DOMAIN, eventually};
 use bonafide_verifier::{
-    agent_tokens::{AgentTokens, ExchangeRefused, WantedToken},
+    agent_tokens::{AgentTokens, ExchangeRefused, SubjectTokenType, WantedToken},
     clock::{Clock, SystemClock},
     identity::{
         Identity,
@@ -14,7 +15,13 @@ use bonafide_verifier::{
     spiffe::TrustDomain,
     txn_tokens::TxnTokenError,
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
+
+use crate::tokens::{answer, claims, curl, site_with_tokens};
 
 /// The edge's side of a node.
 struct Edge {
@@ -64,7 +71,7 @@ fn records(site: &Site, kind: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t_26_a_minted_token_is_recorded_whatever_is_killed() {
+async fn i_01_a_minted_token_is_recorded_whatever_is_killed() {
     let mut site = Site::started();
     site.add_service("export", &["--on", "n1", "--edge-scope", "export.run"]);
     site.add_service("photo", &["--on", "n2"]);
@@ -112,4 +119,103 @@ async fn t_26_a_minted_token_is_recorded_whatever_is_killed() {
     assert_eq!(records(&site, "delegation-ended").len(), 2);
     n1.stop();
     site.stop_ca();
+}
+
+/// RFC 8693 as the draft has it, with the real programs: a transaction that an agent has begun goes on at the CA's token endpoint, saying less and never
+/// more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_an_agent_is_narrowed_at_the_token_endpoint_and_never_widened() {
+    let (site, node, address) = tokio::task::block_in_place(site_with_tokens);
+    let svid = node.path("svid");
+    std::fs::create_dir(&svid).unwrap();
+    node.agent(&["fetch", "x509", "--write", svid.to_str().unwrap()]).success();
+    let edge = Edge::at(&node).await;
+    let own = edge.mint_soon().await;
+    let begun = claims(&own);
+    assert_eq!(begun["scope"], "photo.read photo.write", "{begun}");
+    let exchange = |subject: &str, scope: &str| {
+        let (token, scope) = (format!("subject_token={subject}"), format!("scope={scope}"));
+        let urn = "urn:ietf:params:oauth";
+        let grant = format!("grant_type={urn}:grant-type:token-exchange");
+        let wanted = format!("requested_token_type={urn}:token-type:txn_token");
+        let kind = format!("subject_token_type={urn}:token-type:txn_token");
+        let form = [&grant, &wanted, &kind, "audience=example.org", &token, &scope].map(|field: &str| field);
+        answer(&curl(&svid, &address, true, "/token", &form))
+    };
+    let (status, narrower) = exchange(&own, "photo.read");
+    assert_eq!((status, &narrower["scope"]), (200, &"photo.read".into()), "{narrower}");
+    let narrower = narrower["access_token"].as_str().unwrap();
+    let said = claims(narrower);
+    assert_eq!([&said["txn"], &said["sub"], &said["aud"]], [&begun["txn"], &begun["sub"], &begun["aud"]]);
+    assert_eq!(said["act"]["sub"], "spiffe://example.org/export", "who asked for both: {said}");
+    for (what, subject, scope) in [
+        ("a word more than the agent's token says", own.as_str(), "photo.read photo.delete"),
+        ("a word that was given up", narrower, "photo.read photo.write"),
+        ("another word", narrower, "photo.write"),
+    ] {
+        let (status, refused) = exchange(subject, scope);
+        assert_eq!((status, &refused["error"]), (400, &"invalid_scope".into()), "{what}: {refused}");
+    }
+    // The agent itself narrows what the CA has signed, and goes by the same rule.
+    let mut wanted = WantedToken::default();
+    wanted.scope = "photo.read photo.write".into();
+    let wider = edge.tokens.exchange(narrower, SubjectTokenType::TxnToken, &wanted).await.unwrap_err();
+    assert_eq!(wider.code(), "scope-wider");
+    wanted.scope = "photo.read".into();
+    edge.tokens.exchange(narrower, SubjectTokenType::TxnToken, &wanted).await.unwrap();
+    site.ca(&["audit", "verify"]).success();
+}
+
+/// An agent is killed after the record of a token is written and before anybody has the token: once before the record is durable, once after. No token is
+/// without a record, and the records go on in one chain, the unanswered ones among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn i_01_an_agent_killed_between_a_record_and_its_token() {
+    let site = Site::started();
+    site.add_service("export", &["--on", "n1", "--edge-scope", "export.run"]);
+    let mut n1 = site.join("n1");
+    let first = Edge::at(&n1).await.mint_soon().await;
+    n1.stop();
+    let mut answered = vec![first];
+    // The log's thread alone syncs so. It has written the record when it comes to that.
+    for (moment, fault) in [("written", "signal=SIGKILL:when=3"), ("durable", "delay_exit=600000000:when=3")] {
+        let run = n1.agent_run();
+        let mut strace = Command::new("strace");
+        strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=fdatasync:{fault}")]);
+        strace.arg(run.get_program()).args(run.get_args());
+        let mut agent =
+            Process::start("bonafide-agent under strace", &mut strace).expect("strace is needed: see tests/run");
+        agent.ready("node", SOON).unwrap_or_else(|error| panic!("{moment}: {error}"));
+        let edge = Edge::at(&n1).await;
+        answered.extend([edge.mint_soon().await, edge.mint().await.unwrap()]);
+        let log = n1.path("data/mint.log");
+        let before = std::fs::metadata(&log).unwrap().len();
+        let asks = tokio::spawn(async move { edge.mint().await });
+        if moment == "durable" {
+            eventually("the record is written", || (std::fs::metadata(&log).unwrap().len() > before).then_some(()));
+            // strace holds the thread behind its call, and would do so long after.
+            let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
+            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap().trim().to_owned();
+            agent.signal(Signal::SIGKILL).unwrap();
+            kill(Pid::from_raw(tracer.parse().unwrap()), Signal::SIGKILL).unwrap();
+        }
+        let refused = asks.await.unwrap().expect_err("nobody gets the token");
+        assert!(matches!(refused, ExchangeRefused::Unavailable { .. }), "{moment}: {refused}");
+        agent.ended(SOON).unwrap_or_else(|error| panic!("{moment}: {error}"));
+        assert!(std::fs::metadata(&log).unwrap().len() > before, "{moment}: its record was written");
+    }
+    n1.start();
+    let edge = Edge::at(&n1).await;
+    answered.push(edge.mint_soon().await);
+    let minted = eventually("all are in the audit log", || {
+        Some(records(&site, "token-minted")).filter(|records| records.len() >= answered.len() + 2)
+    });
+    let minted: Vec<String> = minted.iter().map(ToString::to_string).collect();
+    assert_eq!(minted.len(), answered.len() + 2, "the two that nobody got are recorded, too");
+    for token in &answered {
+        let txn = claims(token)["txn"].as_str().unwrap().to_owned();
+        assert!(minted.iter().any(|record| record.contains(&txn)), "a token without a record");
+    }
+    assert!(records(&site, "mint-log-broken").is_empty());
+    site.ca(&["audit", "verify"]).success();
+    n1.stop();
 }

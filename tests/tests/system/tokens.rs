@@ -5,13 +5,39 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
 use base64ct::{Base64UrlUnpadded, Encoding};
 use bonafide_tests::{
     oidc_provider::OidcProvider,
     site::{Node, Ran, SOON, Site, eventually},
+};
+use bonafide_verifier::{
+    agent_tokens::AgentTokens,
+    authenticate::Authenticators,
+    authorization::Authorization,
+    clock::{Clock, SystemClock},
+    http::{
+        RequireUser, Routes,
+        edge::{AtEdge, Edge},
+    },
+    identity::{
+        Identity,
+        workload_api::{Endpoint, WorkloadApi},
+    },
+    jwt::{Algorithm, SigningInput, user_issuers::UserIssuers},
+    limits::{Limits, Quotas},
+    policy::{Method, Policy},
+    spiffe::TrustDomain,
+    user::IssuerName,
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -32,10 +58,15 @@ name = "export at night"
 callers = ["/export"]
 app = ["access-token /photo.read"]
 when = 'resource.audience == "image"'
+[[allow]]
+name = "transactions say less"
+callers = ["/export"]
+app = ["exchange /**"]
+when = 'resource.subject_type == "txn_token"'
 "#;
 
 /// A site whose CA serves tokens as `tokens.example.org`, and a node on which every process of this user is `export`.
-fn site_with_tokens() -> (Site, Node, String) {
+pub(crate) fn site_with_tokens() -> (Site, Node, String) {
     let mut site = Site::new();
     let policy = site.path("tokens.toml");
     fs::write(&policy, POLICY).unwrap();
@@ -46,12 +77,12 @@ fn site_with_tokens() -> (Site, Node, String) {
     let address = site.ca.as_ref().unwrap().ready("tokens", SOON).unwrap_or_else(|error| panic!("{error}"));
     let node = site.join("n1");
     // An edge: its node's agent may sign, too.
-    site.add_service("export", &["--on", "n1", "--edge-scope", "photo.read"]);
+    site.add_service("export", &["--on", "n1", "--edge-scope", "photo.read", "--edge-scope", "photo.write"]);
     (site, node, address)
 }
 
 /// `curl` at the token endpoint, with this node's SVID when `with` is its folder.
-fn curl(svid: &Path, address: &str, with_svid: bool, path: &str, form: &[&str]) -> Ran {
+pub(crate) fn curl(svid: &Path, address: &str, with_svid: bool, path: &str, form: &[&str]) -> Ran {
     let port = address.rsplit_once(':').unwrap().1;
     let mut command = Command::new("curl");
     command.args(["--silent", "--show-error", "--max-time", "30", "--write-out", "\n%{http_code}"]);
@@ -67,12 +98,12 @@ fn curl(svid: &Path, address: &str, with_svid: bool, path: &str, form: &[&str]) 
 }
 
 /// Status and body.
-fn answer(ran: &Ran) -> (u16, Value) {
+pub(crate) fn answer(ran: &Ran) -> (u16, Value) {
     let (body, status) = ran.stdout.rsplit_once('\n').unwrap();
     (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {ran:?}")))
 }
 
-fn claims(token: &str) -> Value {
+pub(crate) fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&Base64UrlUnpadded::decode_vec(payload).unwrap()).unwrap()
 }
@@ -168,6 +199,9 @@ struct Faulty {
     url: String,
     certificate: PathBuf,
     fault: Arc<Mutex<Fault>>,
+    /// What it signs with now, and how often it was asked for that.
+    keys: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
     _runtime: Runtime,
 }
 
@@ -186,25 +220,32 @@ impl Faulty {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
         let fault = Arc::new(Mutex::new(Fault::None));
+        let (keys, asked) = (Arc::new(Mutex::new(KEYS.to_owned())), Arc::new(AtomicUsize::new(0)));
         runtime.spawn({
-            let (url, fault) = (url.clone(), fault.clone());
+            let (url, fault, keys, asked) = (url.clone(), fault.clone(), keys.clone(), asked.clone());
             async move {
                 let acceptor = tokio_rustls::TlsAcceptor::from(config);
                 while let Ok((stream, _)) = listener.accept().await {
                     let Ok(stream) = acceptor.accept(stream).await else { continue };
                     let fault = *fault.lock().unwrap();
-                    tokio::spawn(answer_with(stream, url.clone(), fault));
+                    tokio::spawn(answer_with(stream, url.clone(), fault, keys.clone(), asked.clone()));
                 }
             }
         });
-        Self { url, certificate: path, fault, _runtime: runtime }
+        Self { url, certificate: path, fault, keys, asked, _runtime: runtime }
     }
 }
 
 const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k1","use":"sig",
     "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
 
-async fn answer_with(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, url: String, fault: Fault) {
+async fn answer_with(
+    mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin,
+    url: String,
+    fault: Fault,
+    keys: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -222,7 +263,10 @@ async fn answer_with(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, url:
         Fault::Huge => ok(&"x".repeat(300_000)),
         Fault::Changed => discovery("https://evil.example"),
         Fault::Silent => std::future::pending().await,
-        Fault::None if wants_keys => ok(KEYS),
+        Fault::None if wants_keys => {
+            asked.fetch_add(1, Ordering::Relaxed);
+            ok(&keys.lock().unwrap())
+        }
         Fault::None => discovery(&url),
     };
     // The CA may have heard enough.
@@ -257,4 +301,103 @@ fn a_provider_that_does_everything_wrong() {
     eventually("health tells of the issuer", || (state_of_issuers() == "degraded").then_some(()));
     *faulty.fault.lock().unwrap() = Fault::None;
     site.ca(&["issuer", "refresh", "corp"]).success();
+}
+
+/// A provider's key, and what it signs with it.
+struct Signs {
+    key_id: &'static str,
+    pair: EcdsaKeyPair,
+}
+
+impl Signs {
+    fn new(key_id: &'static str) -> Self {
+        Self { key_id, pair: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap() }
+    }
+
+    fn jwks(&self) -> String {
+        let (x, y) = self.pair.public_key().as_ref()[1..].split_at(32);
+        let [x, y] = [x, y].map(Base64UrlUnpadded::encode_string);
+        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": self.key_id, "use": "sig", "x": x, "y": y }] })
+            .to_string()
+    }
+
+    fn id_token(&self, issuer: &str) -> String {
+        let now = SystemClock.now().unix_seconds();
+        let claims = json!({ "iss": issuer, "sub": "charlie", "aud": "web", "iat": now, "exp": now + 300 });
+        let input = SigningInput::typed("JWT", Algorithm::Es256, self.key_id, claims.as_object().unwrap());
+        let signature = self.pair.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+        input.with_signature(signature.as_ref())
+    }
+}
+
+type AtTheEdge = AtEdge<bonafide_verifier::http::Protected>;
+
+/// The edge `export` of the node, in this process.
+async fn edge(node: &Node) -> (AtTheEdge, AgentTokens) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let api = WorkloadApi::at(Endpoint::Unix(node.socket()));
+    let identity = Identity::spawn(&api, Arc::clone(&clock));
+    identity.ready(SOON).await.unwrap();
+    let tokens = AgentTokens::spawn(&api, domain.clone(), Arc::clone(&clock));
+    tokens.ready(SOON).await.unwrap();
+    let authenticators = Authenticators::builder(domain.clone(), identity);
+    let authenticators = authenticators.x509().users_from(UserIssuers::default()).build().unwrap();
+    tokio::spawn(tokens.supply(authenticators.clone(), vec![IssuerName::parse("corp").unwrap()]));
+    let limits = Limits::new(Quotas::in_memory(), Arc::clone(&clock));
+    let authorization =
+        Authorization::builder(authenticators, limits, clock).users(tokens.txn_tokens().clone()).build();
+    let rules = "version = 1\n[[allow]]\nname = \"all\"\nusers = [\"corp\"]\nhttp = [\"GET /me\"]\n";
+    authorization.replace_policy(Policy::parse(rules, &domain, SystemClock.now()).unwrap().policy).unwrap();
+    let me = async |RequireUser(user): RequireUser| user.sub().to_owned();
+    let service = Routes::new(authorization).route(Method::Get, "/me", me).into_service();
+    (service.at_edge(Edge::new().exchange(tokens.clone(), "photo.read")).unwrap(), tokens)
+}
+
+async fn ask(edge: &AtTheEdge, token: &str) -> u16 {
+    let request = http::Request::get("/me").header("authorization", format!("Bearer {token}"));
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    tower::ServiceExt::oneshot(edge.clone(), request).await.unwrap().status().as_u16()
+}
+
+/// Issue 5 §3: a provider has changed its keys a moment ago. The edge has the agent ask, the agent the CA, the CA the provider, once, and the first
+/// request that needs the new key is answered as any other. Made-up keys cost a provider nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_provider_has_just_begun_to_sign_with() {
+    let mut site = Site::started();
+    let (before, after) = (Signs::new("k1"), Signs::new("k2"));
+    let provider = tokio::task::block_in_place(|| Faulty::start(&site));
+    let certificate = provider.certificate.display().to_string();
+    *provider.keys.lock().unwrap() = before.jwks();
+    site.ca(&["issuer", "add", "corp", &provider.url, "--audience", "web", "--ca-file", &certificate]).success();
+    let node = site.join("n1");
+    site.add_service("export", &["--on", "n1", "--edge-scope", "photo.read", "--edge-issuer", "corp"]);
+    let (edge, tokens) = edge(&node).await;
+    let good = before.id_token(&provider.url);
+    let taken = async {
+        while ask(&edge, &good).await != 200 {
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(100), std::future::pending::<()>()).await;
+        }
+    };
+    tokio::time::timeout(SOON, taken).await.expect("the users are known, and there is a delegation");
+
+    // The CA has not asked within the minute, since it has just started.
+    site.stop_ca();
+    site.start_ca();
+    let connected = || site.ca(&["node", "show", "n1", "--output", "json"]).json()["connected"] == true;
+    eventually("the agent is back", || connected().then_some(()));
+    provider.asked.store(0, Ordering::Relaxed);
+    *provider.keys.lock().unwrap() = after.jwks();
+    let rotated = after.id_token(&provider.url);
+    // Two at once: the one that comes second waits for the same answer.
+    assert_eq!(tokio::join!(ask(&edge, &rotated), ask(&edge, &rotated)), (200, 200));
+    assert_eq!(ask(&edge, &good).await, 401, "the earlier key is the issuer's no more");
+    let made_up = Signs::new("k3");
+    for _ in 0..5 {
+        assert_eq!(ask(&edge, &made_up.id_token(&provider.url)).await, 401);
+    }
+    assert_eq!(provider.asked.load(Ordering::Relaxed), 1, "asked once");
+    drop(tokens);
+    // Its runtime ends where waiting is allowed.
+    tokio::task::spawn_blocking(move || drop(provider)).await.unwrap();
 }
