@@ -14,7 +14,7 @@ fn main() {
     role::play();
     let count = if measure::quick() { 200 } else { 1000 };
     let mut site = Site::new();
-    site.environment = vec![("RUST_LOG".to_owned(), "warn".to_owned())];
+    site.environment = vec![("BONAFIDE_LOG_LEVEL".to_owned(), "warn".to_owned())];
     site.ca_arguments = ["--max-joins-per-minute", "100000"].map(str::to_owned).to_vec();
     site.start_ca();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

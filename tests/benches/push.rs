@@ -18,7 +18,7 @@ use tonic::Streaming;
 fn main() {
     role::play();
     let mut site = Site::new();
-    site.environment = vec![("RUST_LOG".to_owned(), "warn".to_owned())];
+    site.environment = vec![("BONAFIDE_LOG_LEVEL".to_owned(), "warn".to_owned())];
     // A service a second on one node is more than a CA gives, if it is not told to.
     let _ca = role::ca_without_quota(&site.path("."));
     let node = site.join("watched");

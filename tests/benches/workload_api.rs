@@ -16,7 +16,7 @@ use prost::Message;
 fn main() {
     role::play();
     let mut site = Site::new();
-    site.environment = vec![("RUST_LOG".to_owned(), "warn".to_owned())];
+    site.environment = vec![("BONAFIDE_LOG_LEVEL".to_owned(), "warn".to_owned())];
     site.start_ca();
     let node = site.join("n1");
     let this = std::env::current_exe().expect("this program");

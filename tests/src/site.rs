@@ -75,7 +75,7 @@ impl Site {
             ca: None,
             listen: "127.0.0.1:0".to_owned(),
             ca_arguments: Vec::new(),
-            environment: vec![("RUST_LOG".to_owned(), "info".to_owned())],
+            environment: vec![("BONAFIDE_LOG_LEVEL".to_owned(), "info".to_owned())],
         }
     }
 

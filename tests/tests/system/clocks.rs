@@ -15,7 +15,7 @@ fn library() -> PathBuf {
 /// Shifts the clocks of whatever the site starts from here on.
 fn shift(site: &mut Site, by: &str) {
     site.environment = vec![
-        ("RUST_LOG".to_owned(), "info".to_owned()),
+        ("BONAFIDE_LOG_LEVEL".to_owned(), "info".to_owned()),
         ("LD_PRELOAD".to_owned(), library().display().to_string()),
         ("FAKETIME".to_owned(), by.to_owned()),
     ];

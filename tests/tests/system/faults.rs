@@ -23,7 +23,7 @@ fn ca_with_fault(site: &Site, calls: &str, fault: &str) -> Process {
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={calls}:{fault}")]);
     strace.arg(run.get_program()).args(run.get_args());
-    strace.env("RUST_LOG", "info");
+    strace.env("BONAFIDE_LOG_LEVEL", "info");
     Process::start("bonafide-ca under strace", &mut strace).expect("strace is needed: see tests/run")
 }
 

@@ -12,7 +12,7 @@ use crate::programs::Shop;
 #[test]
 fn t12_no_secret_in_any_log_metric_or_database() {
     let mut site = Site::new();
-    site.environment = vec![("RUST_LOG".to_owned(), "trace".to_owned())];
+    site.environment = vec![("BONAFIDE_LOG_LEVEL".to_owned(), "trace".to_owned())];
     site.start_ca();
     let invitation = site.invite("n1");
     let mut node = site.node("n1");
@@ -65,6 +65,9 @@ fn t12_no_secret_in_any_log_metric_or_database() {
         }
     }
     // The search itself works: a log at its fullest names the service.
+    for (place, log) in &places[..2] {
+        assert!(log.windows(5).any(|window| window == b"TRACE"), "{place} is at its fullest");
+    }
     let log = &places[1].1;
     let named = b"spiffe://example.org/hand";
     eventually("the log says something", || log.windows(named.len()).any(|window| window == named).then_some(()));
