@@ -335,6 +335,131 @@ pub fn user_token_claims(data: &[u8]) {
     }
 }
 
+/// Claims that a service has signed about itself: what is taken names that service and no other, for the own trust domain, and lives five minutes at most.
+#[cfg(feature = "jwt")]
+pub fn self_signed_claims(data: &[u8]) {
+    use crate::jwt::{JwtError, self_signed};
+    let (Some(signer), Some(domain)) = (signer::get(), example()) else { return };
+    let [Ok(own), Ok(other)] = ["spiffe://example.org/a", "spiffe://example.org/b"].map(SpiffeId::parse) else {
+        return;
+    };
+    let Some(token) = signer.token("JWT", data) else { return };
+    let keys = std::slice::from_ref(&signer.public);
+    let statement = match self_signed::verify(&token, &own, keys, &domain, NOW) {
+        Ok(statement) => statement,
+        Err(error) => {
+            assert!(JwtError::CODES.contains(&error.code()));
+            return assert!(!error.to_string().contains('\n'));
+        }
+    };
+    let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(data).unwrap_or_default();
+    for claim in ["iss", "sub"] {
+        assert_eq!(claims.get(claim).and_then(serde_json::Value::as_str), Some(own.as_str()));
+    }
+    assert!(claims.get("aud").is_some_and(|aud| *aud == "example.org" || *aud == serde_json::json!(["example.org"])));
+    assert!(statement.expires_at().since(statement.issued_at()) <= self_signed::MOST_LIFETIME);
+    assert!(NOW < statement.expires_at() && statement.issued_at() <= NOW.saturating_add(crate::jwt::LEEWAY));
+    assert!(self_signed::verify(&token, &other, keys, &domain, NOW).is_err(), "about nobody else");
+    assert!(self_signed::verify(&token, &own, &[], &domain, NOW).is_err(), "by nobody else");
+}
+
+/// Claims of a transaction token, signed by the token service: what is taken has all that is required, for the own trust domain alone, asked for by a service of
+/// it, lives ten minutes at most, and says the same when it is seen again.
+#[cfg(feature = "jwt")]
+pub fn txn_token_claims(data: &[u8]) {
+    use crate::{jwt::txn_token, txn_tokens::TxnTokenError};
+    let Some(signer) = signer::get() else { return };
+    let Some(token) = signer.token(txn_token::TYPE, data) else { return };
+    let user = match signer.tokens.verify(&token, NOW) {
+        Ok(user) => user,
+        Err(error) => {
+            assert!(TxnTokenError::CODES.contains(&error.code()));
+            return assert!(!error.to_string().contains('\n'));
+        }
+    };
+    let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(data).unwrap_or_default();
+    for (claim, said) in [("sub", user.sub()), ("txn", user.txn()), ("scope", user.scope())] {
+        assert_eq!(claims.get(claim).and_then(serde_json::Value::as_str), Some(said));
+        assert!(!said.is_empty() && !said.contains(char::is_control));
+    }
+    assert!(claims.contains_key("iat") && claims.contains_key("exp") && !claims.contains_key("iss"));
+    for requester in user.earlier_requesters().iter().chain([user.requester()]) {
+        assert!(requester.trust_domain().as_str() == "example.org" && !requester.path().is_empty());
+    }
+    assert!(user.earlier_requesters().len() < txn_token::MOST_REQUESTERS);
+    assert!(user.expires_at().since(user.issued_at()) <= txn_token::MOST_LIFETIME && NOW < user.valid_until());
+    let again = signer.tokens.verify(&token, NOW);
+    assert!(again.is_ok_and(|again| again.tctx() == user.tctx() && again.expose_token() == token));
+    // Of no use as anything else that this key could have signed.
+    assert!(signer.token("JWT", data).is_some_and(|other| signer.tokens.verify(&other, NOW).is_err()));
+}
+
+/// The facts that a requester states: what is taken is an object within its bounds, no member twice, and reads back.
+#[cfg(feature = "jwt")]
+pub fn facts(data: &[u8]) {
+    use crate::jwt::txn_token::{FactsError, MAX_FACTS_BYTES, read_facts};
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match read_facts(text) {
+        Ok(facts) => {
+            assert!(text.len() <= MAX_FACTS_BYTES);
+            match read_facts(&serde_json::Value::Object(facts.clone()).to_string()) {
+                Ok(again) => assert!(again.keys().eq(facts.keys())),
+                // Some numbers are longer when they are written out.
+                Err(error) => assert!(matches!(error, FactsError::TooLarge { .. })),
+            }
+        }
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+}
+
+/// A key that signs whatever it is given, so that a signature is no obstacle.
+#[cfg(feature = "jwt")]
+mod signer {
+    use std::sync::LazyLock;
+
+    use aws_lc_rs::{
+        encoding::AsDer,
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+    };
+    use base64ct::{Base64UrlUnpadded, Encoding};
+
+    use super::example;
+    use crate::{
+        spiffe::{JwtAuthority, PublicKey},
+        txn_tokens::TxnTokens,
+    };
+
+    pub(super) struct Signer {
+        key: EcdsaKeyPair,
+        pub(super) public: PublicKey,
+        /// By which the key is the token service's.
+        pub(super) tokens: TxnTokens,
+    }
+
+    pub(super) fn get() -> Option<&'static Signer> {
+        static SIGNER: LazyLock<Option<Signer>> = LazyLock::new(make);
+        SIGNER.as_ref()
+    }
+
+    fn make() -> Option<Signer> {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).ok()?;
+        let spki = key.public_key().as_der().ok()?;
+        let public = PublicKey::from_spki(spki.as_ref()).ok()?;
+        let tokens = TxnTokens::new(example()?, vec![JwtAuthority::new("k", spki.as_ref()).ok()?]).ok()?;
+        Some(Signer { key, public, tokens })
+    }
+
+    impl Signer {
+        pub(super) fn token(&self, token_type: &str, claims: &[u8]) -> Option<String> {
+            let header = format!(r#"{{"alg":"ES256","kid":"k","typ":"{token_type}"}}"#);
+            let input = [header.as_bytes(), claims].map(Base64UrlUnpadded::encode_string).join(".");
+            let signature = self.key.sign(&SystemRandom::new(), input.as_bytes()).ok()?;
+            Some(format!("{input}.{}", Base64UrlUnpadded::encode_string(signature.as_ref())))
+        }
+    }
+}
+
 /// An issuer of users whose key is at hand, so that a signature is no obstacle.
 #[cfg(feature = "jwt")]
 mod user_issuer {
@@ -730,6 +855,54 @@ expires = 2030-01-01T00:00:00Z
         assert!(service.ask_with_access_token(claims).unwrap().is_some());
         assert!(crate::key_records::KeyRecords::parse(RECORDS, &domain("example.org")).is_ok());
         assert!(crate::key_records::CallerKey::parse(CALLER_KEY).is_ok());
+    }
+
+    #[cfg(feature = "jwt")]
+    const SELF_SIGNED: &[u8] = br#"{"iss":"spiffe://example.org/a","sub":"spiffe://example.org/a","aud":"example.org","iat":1795424400,"exp":1795424700}"#;
+    #[cfg(feature = "jwt")]
+    const TXN_TOKEN: &[u8] = br#"{"sub":"corp:charlie","aud":"example.org","txn":"t-1","scope":"a b","req_wl":"spiffe://example.org/a","iat":1795424400,"exp":1795424700,"tctx":{"a":[1]},"rctx":{"req_ip":"::1"},"act":{"sub":"spiffe://example.org/a","act":{"sub":"spiffe://example.org/b"}}}"#;
+
+    #[cfg(feature = "jwt")]
+    #[test]
+    fn what_the_properties_of_transactions_begin_with_is_good() {
+        use crate::jwt::{self_signed, txn_token};
+        let (signer, own) =
+            (super::signer::get().unwrap(), crate::spiffe::SpiffeId::parse("spiffe://example.org/a").unwrap());
+        let token = signer.token("JWT", SELF_SIGNED).unwrap();
+        let keys = std::slice::from_ref(&signer.public);
+        self_signed::verify(&token, &own, keys, &domain("example.org"), super::NOW).unwrap();
+        let user = signer.tokens.verify(&signer.token(txn_token::TYPE, TXN_TOKEN).unwrap(), super::NOW).unwrap();
+        assert_eq!(user.earlier_requesters().len(), 1);
+        for (claims, property) in
+            [(SELF_SIGNED, super::self_signed_claims as fn(&[u8])), (TXN_TOKEN, super::txn_token_claims)]
+        {
+            property(claims);
+        }
+    }
+
+    #[cfg(feature = "jwt")]
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn self_signed_claims_that_are_damaged(data in damaged(SELF_SIGNED.to_vec())) {
+            super::self_signed_claims(&data);
+        }
+
+        #[test]
+        fn txn_token_claims_that_are_damaged(data in damaged(TXN_TOKEN.to_vec())) {
+            super::txn_token_claims(&data);
+        }
+
+        #[test]
+        fn facts_that_are_damaged(data in damaged(br#"{"a":{"b":[1,-2.5e3,"\u00e9",null,true]},"c":""}"#.to_vec())) {
+            super::facts(&data);
+        }
+
+        #[test]
+        fn facts_of_nearly_right_text(text in "\\{?(\"[ab]\":(\\[|\\{|[0-9.e-]{1,4}|\"\\PC{0,4}\"){1,6}[\\]},]{0,6}){0,4}\\}?") {
+            super::facts(text.as_bytes());
+        }
     }
 
     #[cfg(feature = "jwt")]

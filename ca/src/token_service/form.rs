@@ -139,6 +139,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 10_000, ..Default::default() })]
+
         #[test]
         fn any_body(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             check_form(&body);
