@@ -347,6 +347,7 @@ pub(crate) const NAMES: &[&str] = &[
     "token-listen",
     "token-policy",
     "token-dns",
+    "token-url",
     "max-tokens-per-second",
     "accept-clock",
     "log-format",

@@ -101,6 +101,10 @@ pub(crate) struct Run {
     /// A DNS name of the token endpoint, for its certificate; the first names the issuer of its tokens; may be repeated
     #[arg(long, value_name = "NAME", help_heading = "Token endpoint")]
     token_dns: Vec<String>,
+    /// The issuer of its tokens, where clients reach it under another port than it listens on: `https://NAME[:PORT]` with a NAME of
+    /// `--token-dns` [default: the first of these, with the port]
+    #[arg(long, value_name = "URL", help_heading = "Token endpoint")]
+    token_url: Option<String>,
     /// Refuse more requests for tokens of one client in a second; twice as many at once [default: 1000]
     #[arg(long, value_name = "NUMBER", help_heading = "Token endpoint")]
     max_tokens_per_second: Option<String>,
@@ -169,6 +173,7 @@ impl Run {
             ("token-listen", one(self.token_listen)),
             ("token-policy", one(self.token_policy)),
             ("token-dns", self.token_dns),
+            ("token-url", one(self.token_url)),
             ("max-tokens-per-second", one(self.max_tokens_per_second)),
             ("accept-clock", one(self.accept_clock)),
             ("log-format", one(self.log_format)),

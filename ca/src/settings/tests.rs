@@ -58,6 +58,26 @@ fn a_token_endpoint_is_said_whole_or_not_at_all() {
         (token.url(8444), token.url(443)),
         ("https://ca.example.org:8444".into(), "https://ca.example.org".into())
     );
+    for (url, taken) in [
+        ("https://ca.example.org", true),
+        ("https://ca.example.org:8445", true),
+        ("http://ca.example.org", false),
+        ("https://ca.example.org/", false),
+        ("https://ca.example.org/tokens", false),
+        ("https://other.example.org", false),
+        ("https://ca.example.org:", false),
+        ("https://ca.example.org:0", false),
+        ("https://ca.example.org:443", false),
+        ("https://ca.example.org:08445", false),
+        ("https://ca.example.org:65536", false),
+    ] {
+        let given: Vec<_> = ALL.into_iter().chain([("token-url", url)]).collect();
+        match settings(&given, &[], "") {
+            Ok(settings) => assert!(taken && settings.token.unwrap().url(8444) == url, "{url}"),
+            Err(error) => assert!(!taken && error.to_string().contains("a NAME of `--token-dns`"), "{url}: {error}"),
+        }
+    }
+    assert!(settings(&[("token-url", "https://ca.example.org")], &[], "").is_err());
     for (left_out, _) in ALL {
         let given: Vec<_> = ALL.into_iter().filter(|(name, _)| *name != left_out).collect();
         let error = settings(&given, &[], "").unwrap_err().to_string();
