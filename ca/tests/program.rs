@@ -159,7 +159,7 @@ fn from_an_empty_directory_to_a_verified_log() {
     assert!(ca.ok(&["service", "list"]).contains("photo.read"));
     // A removed issuer is named on: it may come back under its name, with other settings.
     let removed = ca.ok(&["issuer", "remove", "corp"]);
-    assert!(removed.contains("nobody's from now on\nstill named by /photo,"), "{removed}");
+    assert!(removed.contains("nobody's from now on\nstill named by /photo:"), "{removed}");
     let kept = ["service", "update", "photo", "--edge-issuer", "corp", "--edge-scope", "photo.write"];
     assert_eq!(ca.json(&kept)["edge_issuers"][0], "corp");
     ca.ok(&[&issuer[..], &[keys.to_str().unwrap()]].concat());

@@ -64,7 +64,8 @@ pub fn type_in<'b>(name: &str, folder: &Path, blocks: impl IntoIterator<Item = &
                 line.starts_with("ready ") && line.contains("trust-domain=")
                     || line.starts_with("ready socket=")
                     || line.starts_with("ready listen=127.0.0.1:8544")
-                    || line.starts_with("ready listen=127.0.0.1:9443")
+                    || line.starts_with("ready listen=127.0.0.1:94")
+                    || line.starts_with("ready issuer=")
                     || line == "ready",
             );
             (found_done >= done && found_ready >= ready).then_some(())

@@ -18,6 +18,10 @@ use crate::{
         local::{
             AcceptEpochRequest, AcceptEpochResponse, StatusRequest, StatusResponse, WhoAmIRequest, WhoAmIResponse,
         },
+        tokens::{
+            self, ExchangeRequest, ExchangeResponse, FindKeyRequest, FindKeyResponse, LookAtIssuerRequest,
+            LookAtIssuerResponse, WatchKeysRequest, WatchKeysResponse,
+        },
         workload::*,
     },
     renewal::{Boxed, Renewal, RenewalLimits},
@@ -580,6 +584,10 @@ async fn wep_05_06_the_security_header_guards_every_service() {
         WHO_AM_I,
         STATUS,
         ACCEPT_EPOCH,
+        EXCHANGE,
+        WATCH_KEYS,
+        FIND_KEY,
+        LOOK_AT_ISSUER,
         REFLECTION,
         REFLECTION_ALPHA,
         "/SpiffeWorkloadAPI/NoSuchMethod",
@@ -713,6 +721,10 @@ async fn t_13_every_rpc_by_every_kind_of_caller() {
         ("whoami-other", "PermissionDenied", "PermissionDenied", "ok"),
         ("status", "PermissionDenied", "PermissionDenied", "ok"),
         ("accept-epoch", "PermissionDenied", "PermissionDenied", "ok"),
+        ("exchange", "FailedPrecondition", "PermissionDenied", "PermissionDenied"), // it is no edge
+        ("watch-keys", "ok", "PermissionDenied", "PermissionDenied"),
+        ("find-key", "ok", "PermissionDenied", "PermissionDenied"),
+        ("look-at-issuer", "ok", "PermissionDenied", "PermissionDenied"),
     ];
     assert_eq!(rpcs_in_descriptors() + 1, rows.len(), "an RPC without a row (whoami has two)");
     for (column, uid) in [(0, OTHER_UID), (1, OTHER_UID + 7), (2, 0)] {
@@ -736,7 +748,7 @@ fn rpcs_in_descriptors() -> usize {
         let set = prost_types::FileDescriptorSet::decode(bytes).unwrap();
         set.file.iter().flat_map(|file| &file.service).map(|service| service.method.len()).sum::<usize>()
     };
-    count(workload::DESCRIPTORS) + count(local::DESCRIPTORS)
+    count(workload::DESCRIPTORS) + count(local::DESCRIPTORS) + count(tokens::DESCRIPTORS)
 }
 
 /// The helper is another process: this one must go on serving meanwhile.
@@ -781,6 +793,21 @@ pub(crate) fn call_by_name(socket: &Path, rpc: &str) -> String {
             "accept-epoch" => {
                 let request = AcceptEpochRequest { epoch: "held".into() };
                 client.unary::<_, AcceptEpochResponse>(ACCEPT_EPOCH, request).await.map(drop)
+            }
+            "exchange" => client.unary::<_, ExchangeResponse>(EXCHANGE, ExchangeRequest::default()).await.map(drop),
+            "watch-keys" => {
+                let mut stream: Streaming<WatchKeysResponse> = client.stream(WATCH_KEYS, WatchKeysRequest {}).await?;
+                next(&mut stream).await.map(drop)
+            }
+            "find-key" => client.unary::<_, FindKeyResponse>(FIND_KEY, FindKeyRequest::default()).await.map(drop),
+            "look-at-issuer" => {
+                let request = LookAtIssuerRequest { issuer: "corp".into() };
+                let answer: LookAtIssuerResponse = client.unary(LOOK_AT_ISSUER, request).await?;
+                assert!(!answer.looked, "there is no such issuer");
+                let odd = LookAtIssuerRequest { issuer: "Corp:x".into() };
+                let refused = client.unary::<_, LookAtIssuerResponse>(LOOK_AT_ISSUER, odd).await.unwrap_err();
+                assert_eq!(refused.code(), Code::InvalidArgument);
+                Ok(())
             }
             other => panic!("no RPC `{other}`"),
         }

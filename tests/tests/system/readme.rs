@@ -34,6 +34,32 @@ fn what_the_guide_of_config_service_tells_to_type_works() {
     }
 }
 
+/// With a provider that nobody here wrote, from its set-up to the records of all three services.
+#[test]
+fn what_the_guide_of_photo_chain_tells_to_type_works() {
+    let blocks = shell_blocks("examples/photo-chain/README.md");
+    assert!(blocks.len() >= 10, "the guide has its blocks");
+    let apart = "cargo run --release --bin photo-chain-demo";
+    let blocks = blocks.iter().filter(|block| block.text.trim() != apart);
+    let printed = readme::type_in("photo-chain", &repository::root(), blocks);
+    let record = |user: &str| {
+        let user = format!(r#""user":"{user}""#);
+        printed.iter().filter(|line| line.contains(&user) && line.contains(r#""transaction":""#)).count()
+    };
+    assert!(record("corp:u-1002") >= 3 && record("spiffe://example.org/export") >= 3, "{printed:#?}");
+}
+
+/// The token service, issuers and edges by hand.
+#[test]
+fn what_the_guide_to_tokens_tells_to_type_works() {
+    let blocks = shell_blocks("examples/TOKENS.md");
+    assert!(blocks.len() >= 9, "the guide has its blocks");
+    let printed = readme::type_in("TOKENS", &repository::root(), &blocks);
+    let tokens = printed.iter().filter(|line| line.contains(r#""token_type":"Bearer""#)).count();
+    assert_eq!(tokens, 2, "{printed:#?}");
+    assert!(printed.iter().any(|line| line.starts_with("still named by /web")), "{printed:#?}");
+}
+
 /// From API keys to mutual TLS by hand, with what each call is answered.
 #[test]
 fn what_the_guide_to_migration_tells_to_type_works() {

@@ -148,6 +148,13 @@ fn curl_asks_the_token_endpoint() {
     let signs = authorities["authorities"].as_array().unwrap().iter().find(|one| one["kind"] == "token").unwrap();
     let kids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| &key["kid"]).collect();
     assert!(kids.contains(&&signs["id"]), "{kids:?}");
+    // They are nobody's identity: no bundle has them.
+    let bundle = site.ca(&["bundle", "show"]).success().stdout;
+    let fetched = node.agent(&["fetch", "bundle", "--output", "json"]);
+    for kid in &kids {
+        let kid = kid.as_str().unwrap();
+        assert!(!bundle.contains(kid) && !fetched.stdout.contains(kid), "{kid} is in a SPIFFE bundle");
+    }
 
     let records = site.ca(&["audit", "list", "--kind", "token-issued", "--output", "json"]).success();
     assert_eq!(records.json()["records"].as_array().unwrap().len(), 2);

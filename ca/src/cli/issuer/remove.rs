@@ -51,7 +51,7 @@ impl Removed {
             let further = (self.edges as usize).saturating_sub(self.named_by.len());
             let further = if further > 0 { format!(" and {further} more") } else { String::new() };
             text += &format!(
-                "\nstill named by {named_by}{further}, which an issuer that is added as {name} again has its users at; to end that: \
+                "\nstill named by {named_by}{further}: an issuer that is added as {name} again has its users there; to end that: \
                  bonafide-ca service update {first} --edge-issuer OTHER, or --no-edge-issuer"
             );
         }

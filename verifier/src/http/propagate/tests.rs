@@ -46,6 +46,7 @@ version = 1
 name = "the chain"
 callers = ["/photo", "/image"]
 http = ["GET /{what}"]
+grpc = ["blob.v1.Blobs/Get"]
 "#;
 
 /// For whom each service decided, in which transaction.
@@ -332,4 +333,159 @@ async fn clients_that_could_come_to_strangers_are_not_made() {
     let connector = Connector::new(&world.identity("/image"), changing, ConnectorOptions::default()).unwrap();
     let made: Result<Next, _> = UserClient::http(connector, "https://blob");
     assert!(matches!(made, Err(UserClientError::Servers { .. })));
+}
+
+/// Issue 5 §3: a server with a certificate of the public web's, and a redirect to it. Neither gets a byte of a request.
+#[tokio::test]
+async fn a_public_tls_host_and_a_redirect_get_no_token() {
+    let world = World::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let public = format!("https://{}", listener.local_addr().unwrap());
+    let (came, asked) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let serving = tokio::spawn({
+        let (came, asked) = (Arc::clone(&came), Arc::clone(&asked));
+        async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            while let Ok((stream, _)) = listener.accept().await {
+                *came.lock().unwrap() += 1;
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut read = Vec::new();
+                let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut read).await;
+                asked.lock().unwrap().extend(read);
+            }
+        }
+    });
+    let user = || Some(world.user("charlie"));
+    let client: Next = UserClient::http(world.connector("/image", "spiffe://example.org/blob"), &public).unwrap();
+    within(user(), ask(&client, &format!("{public}/x"))).await.unwrap_err();
+    assert_eq!(*came.lock().unwrap(), 1, "it was connected to, and refused in the handshake");
+
+    let to = format!("{public}/x");
+    let address = world
+        .serve("/blob", |routes| {
+            let redirect = async move || (StatusCode::TEMPORARY_REDIRECT, [("location", to)]);
+            routes.route(Method::Get, "/{what}", redirect).into_service()
+        })
+        .await;
+    let origin = format!("https://{address}");
+    let client: Next = UserClient::http(world.connector("/image", "spiffe://example.org/blob"), &origin).unwrap();
+    let answer = within(user(), ask(&client, &format!("{origin}/x"))).await.unwrap();
+    assert_eq!(answer.0, StatusCode::TEMPORARY_REDIRECT, "a redirect is an answer");
+    assert_eq!((*came.lock().unwrap(), asked.lock().unwrap().len()), (1, 0));
+    serving.abort();
+    world.stop().await;
+}
+
+#[cfg(all(feature = "tonic", feature = "workload-api"))]
+mod grpc {
+    use std::task::{Context, Poll};
+
+    use tonic::transport::{Channel, Endpoint};
+
+    use super::*;
+    use crate::generated::tokens::{FindKeyRequest, FindKeyResponse};
+
+    /// A service that keeps the tokens that come with calls.
+    #[derive(Clone, Default)]
+    struct Blobs(Arc<Mutex<Vec<String>>>);
+
+    impl tonic::server::NamedService for Blobs {
+        const NAME: &'static str = "blob.v1.Blobs";
+    }
+
+    impl tower_service::Service<Request<Body>> for Blobs {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let user = request.extensions().get::<OnBehalfOf>();
+            let token = user.map_or_else(|| "nobody".to_owned(), |user| user.expose_token().to_owned());
+            self.0.lock().unwrap().push(token);
+            let response = Response::builder().header("content-type", "application/grpc").header("grpc-status", "0");
+            std::future::ready(Ok(response.body(Body::empty()).unwrap()))
+        }
+    }
+
+    fn descriptor() -> Vec<u8> {
+        let method = prost_types::MethodDescriptorProto { name: Some("Get".into()), ..Default::default() };
+        let service = prost_types::ServiceDescriptorProto {
+            name: Some("Blobs".into()),
+            method: vec![method],
+            ..Default::default()
+        };
+        let file = prost_types::FileDescriptorProto {
+            package: Some("blob.v1".into()),
+            service: vec![service],
+            ..Default::default()
+        };
+        prost::Message::encode_to_vec(&prost_types::FileDescriptorSet { file: vec![file] })
+    }
+
+    /// What became of a call; the service answers with nothing, which a client of its own would miss.
+    async fn call(client: &UserClient<Channel>) -> String {
+        let mut grpc = tonic::client::Grpc::new(client.clone());
+        if let Err(error) = grpc.ready().await {
+            return error.to_string();
+        }
+        let codec = tonic_prost::ProstCodec::<FindKeyRequest, FindKeyResponse>::default();
+        let path = http::uri::PathAndQuery::from_static("/blob.v1.Blobs/Get");
+        match grpc.unary(tonic::Request::new(FindKeyRequest::default()), path, codec).await {
+            Ok(_) => "answered".to_owned(),
+            Err(status) => status.message().to_owned(),
+        }
+    }
+
+    /// The token is read where the call is made, before the channel, which connects later and in a task of its own.
+    #[tokio::test]
+    async fn a_user_goes_along_with_calls_over_grpc() {
+        let world = World::new();
+        let blobs = Blobs::default();
+        let kept = || std::mem::take(&mut *blobs.0.lock().unwrap());
+        let service = blobs.clone();
+        let address = world.serve("/blob", |routes| routes.grpc(service, &descriptor()).unwrap().into_service()).await;
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+        let client = |expected: &str| UserClient::grpc(world.connector("/image", expected), &endpoint).unwrap();
+        let blob = client("spiffe://example.org/blob");
+        let (charlie, dora) = (world.user("charlie"), world.user("dora"));
+        let user = |user: &OnBehalfOf| Some(user.clone());
+        within(user(&charlie), call(&blob)).await;
+        assert_eq!(kept(), [charlie.expose_token()], "unchanged");
+        let seen = || std::mem::take(&mut *world.seen.0.lock().unwrap());
+        assert_eq!(seen(), ["/image /blob charlie t-charlie"]);
+        // One channel, many users at once.
+        let (one, other) = (within(user(&charlie), call(&blob)), within(user(&dora), call(&blob)));
+        tokio::join!(one, other, for_nobody(call(&blob)));
+        let mut tokens = kept();
+        tokens.sort();
+        let mut expected = [charlie.expose_token(), dora.expose_token(), "nobody"];
+        expected.sort_unstable();
+        assert_eq!(tokens, expected);
+        seen();
+        for (answer, expected) in [
+            (call(&blob).await, "outside of any request"),
+            (for_nobody(call(&blob.clone().require_user())).await, "for users only"),
+            (
+                within(user(&charlie), call(&client("spiffe://example.com/blob"))).await,
+                "the servers are of `example.com`",
+            ),
+        ] {
+            assert!(answer.contains(expected), "{answer}");
+        }
+        // Verified, and not whom it expects.
+        within(user(&charlie), call(&client("spiffe://example.org/other"))).await;
+        assert!(kept().is_empty() && seen().is_empty());
+        drop(blob);
+        world.stop().await;
+    }
 }
