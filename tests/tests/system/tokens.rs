@@ -150,7 +150,7 @@ fn curl_asks_the_token_endpoint() {
     assert!(kids.contains(&&signs["id"]), "{kids:?}");
     // They are nobody's identity: no bundle has them.
     let bundle = site.ca(&["bundle", "show"]).success().stdout;
-    let fetched = node.agent(&["fetch", "bundle", "--output", "json"]);
+    let fetched = node.agent(&["fetch", "bundle", "--output", "json"]).success();
     for kid in &kids {
         let kid = kid.as_str().unwrap();
         assert!(!bundle.contains(kid) && !fetched.stdout.contains(kid), "{kid} is in a SPIFFE bundle");
