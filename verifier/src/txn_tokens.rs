@@ -39,6 +39,8 @@ struct Shared {
     keys: ArcSwap<Keys>,
     /// By the SHA-256 of the token.
     remembered: Cache<[u8; 32], Arc<Remembered>>,
+    /// The `kid` in headers of tokens that were good, by their text. INVARIANT: nothing comes in here that was not signed.
+    headers: Cache<Box<str>, Arc<str>>,
     finder: OnceLock<Arc<dyn FindTxnKey>>,
 }
 
@@ -114,6 +116,7 @@ impl TxnTokens {
             trust_domain,
             keys,
             remembered: Cache::new(Self::REMEMBERED),
+            headers: Cache::new(HEADERS),
             finder: OnceLock::new(),
         })))
     }
@@ -125,6 +128,7 @@ impl TxnTokens {
             trust_domain,
             keys: ArcSwap::default(),
             remembered: Cache::new(Self::REMEMBERED),
+            headers: Cache::new(HEADERS),
             finder: OnceLock::new(),
         }))
     }
@@ -168,6 +172,9 @@ impl TxnTokens {
     #[must_use]
     pub fn look_up_key_of(&self, token: &str) -> Option<LookUp> {
         let finder = self.0.finder.get()?;
+        if self.is_of_known_key(token) {
+            return None;
+        }
         let compact = Compact::parse(token).ok()?;
         let key_id = compact.key_id().ok()??;
         if compact.token_type().ok()? != Some(txn_token::TYPE) || self.knows(key_id) {
@@ -175,6 +182,13 @@ impl TxnTokens {
         } else {
             finder.find(key_id)
         }
+    }
+
+    /// Whether a token has the same header as one that was good, and its key is still there. So costs the next request of anybody whose token
+    /// is of that key no more here than a look at a cache.
+    fn is_of_known_key(&self, token: &str) -> bool {
+        let header = token.split('.').next().unwrap_or_default();
+        self.0.headers.get(header).is_some_and(|key_id| self.knows(&key_id))
     }
 
     /// Whether a token of this `kid` can be verified.
@@ -206,15 +220,12 @@ impl TxnTokens {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JwtError::TooLarge { bytes: token.len() }.into());
         }
-        let keys = self.0.keys.load();
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        if let Some(found) = self.0.remembered.get(&sha256) {
-            let (verified, key_id) = (&found.verified, found.verified.user.key_id());
-            let holds = find(&keys, key_id).is_some_and(|key| Arc::ptr_eq(key, &found.key));
-            if holds && verified.from <= at && at < verified.until {
-                return Ok(verified.user.clone());
-            }
+        let (keys, name) = (self.0.keys.load(), name(token));
+        if let Some(found) = self.remembered(&name, &keys)
+            && found.verified.from <= at
+            && at < found.verified.until
+        {
+            return Ok(found.verified.user.clone());
         }
         let compact = Compact::parse(token)?;
         let key_id = compact.key_id()?.ok_or(JwtError::Header { member: "kid" })?;
@@ -222,9 +233,27 @@ impl TxnTokens {
         let verified = txn_token::verify(token, &compact, key.key(), &self.0.trust_domain, at)?;
         key.permits(&verified.user)?;
         let user = verified.user.clone();
-        self.0.remembered.insert(sha256, Arc::new(Remembered { verified, key: Arc::clone(key) }));
+        if !self.is_of_known_key(token) {
+            let header = token.split('.').next().unwrap_or_default();
+            self.0.headers.insert(header.into(), key_id.into());
+        }
+        self.0.remembered.insert(name, Arc::new(Remembered { verified, key: Arc::clone(key) }));
         Ok(user)
     }
+
+    /// A token that was verified before by a key that is still there.
+    fn remembered(&self, name: &[u8; 32], keys: &Keys) -> Option<Arc<Remembered>> {
+        let found = self.0.remembered.get(name)?;
+        let holds = find(keys, found.verified.user.key_id()).is_some_and(|key| Arc::ptr_eq(key, &found.key));
+        holds.then_some(found)
+    }
+}
+
+/// Under which a token is remembered.
+fn name(token: &str) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    sha256
 }
 
 fn find<'k>(keys: &'k Keys, key_id: &str) -> Option<&'k Arc<TxnKey>> {
@@ -247,6 +276,9 @@ fn checked(mut keys: Keys) -> Result<Keys, TxnKeysError> {
         None => Ok(keys),
     }
 }
+
+/// So many headers are remembered: one for each key that is in use, some hundred bytes each.
+const HEADERS: usize = 1024;
 
 impl fmt::Debug for TxnTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

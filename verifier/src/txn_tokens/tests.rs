@@ -197,6 +197,36 @@ fn trap_6_one_header_and_trap_17_other_keys() {
     assert_eq!(world.code(&token, 0), "txn-token-key");
 }
 
+/// Keys that were looked for.
+#[derive(Debug, Default)]
+struct Asked(std::sync::Mutex<Vec<String>>);
+
+impl FindTxnKey for Asked {
+    fn find(&self, key_id: &str) -> Option<LookUp> {
+        self.0.lock().unwrap().push(key_id.to_owned());
+        Some(Box::pin(std::future::ready(())))
+    }
+}
+
+/// A key that is not known is looked for, also after a token of it was good; one that is known is not, whether or not the token was seen before.
+#[test]
+fn which_keys_are_looked_for() {
+    let world = World::new();
+    let asked = Arc::new(Asked::default());
+    world.tokens.look_up_with(asked.clone());
+    let looks = |token: &str| world.tokens.look_up(&Slice(vec![("txn-token", token.as_bytes())])).is_some();
+    let token = world.sign(&claims());
+    assert!(!looks(&token), "its key is known");
+    assert_eq!(world.code(&token, 0), "good");
+    assert!(!looks(&token), "and it was seen before");
+    let unknown = sign(TYPE, "txn-3", &world.key, &claims());
+    assert!(looks(&unknown) && looks(&unknown));
+    world.tokens.replace_keys(Vec::new()).unwrap();
+    assert!(looks(&token), "its key is gone");
+    assert!(!looks(&sign("JWT", "txn-3", &world.key, &claims())) && !looks(&"x".repeat(9000)));
+    assert_eq!(*asked.0.lock().unwrap(), ["txn-3", "txn-3", "txn-1"]);
+}
+
 struct Slice<'h>(Vec<(&'h str, &'h [u8])>);
 
 impl HeaderView for Slice<'_> {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -31,11 +32,11 @@ const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
 #[derive(Clone)]
 pub struct UserClient<S> {
     inner: S,
-    to: Destination,
+    to: Arc<Destination>,
     required: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Destination {
     trust_domain: TrustDomain,
     /// None where the client inside knows one origin alone.
@@ -174,11 +175,11 @@ impl<S> UserClient<S> {
 }
 
 impl Destination {
-    fn of(connector: &Connector, origin: Option<(Scheme, Authority)>) -> Result<Self, UserClientError> {
+    fn of(connector: &Connector, origin: Option<(Scheme, Authority)>) -> Result<Arc<Self>, UserClientError> {
         let expected = connector.expected();
         let trust_domain = expected.trust_domain().cloned();
         let trust_domain = trust_domain.ok_or_else(|| UserClientError::Servers { expected: expected.to_string() })?;
-        Ok(Self { trust_domain, origin, identity: connector.identity().clone() })
+        Ok(Arc::new(Self { trust_domain, origin, identity: connector.identity().clone() }))
     }
 
     /// The token of this user, if it may go there.
