@@ -2,21 +2,13 @@
 //! CA in its own process: mTLS, four calls of a hundred in flight, each record durable before its certificate leaves, client and CA on
 //! the same machine; against building and signing the same leaves in a loop on all cores.
 
-use std::{
-    fs,
-    hint::black_box,
-    io::{Seek, Write},
-    path::Path,
-    sync::Arc,
-    thread,
-    time::Instant,
-};
+use std::{hint::black_box, path::Path, sync::Arc, thread, time::Instant};
 
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, ParsedPublicKey},
 };
-use bonafide_tests::measure::{self, Figure, Goal, Times, fleet, process, role};
+use bonafide_tests::measure::{self, Figure, Goal, disk, fleet, process, role};
 use bonafide_verifier::x509::CertificateView;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
@@ -45,7 +37,7 @@ fn main() {
     let keys: Arc<Vec<KeyPair>> = Arc::new((0..BATCH).map(|_| KeyPair::generate().expect("a key")).collect());
 
     measure::heading("X.509-SVIDs issued over the node API");
-    let disk = fdatasync(&data);
+    let disk = disk::fdatasync(&data);
     Figure::alone("issuance/fdatasync-p50", disk.quantile(0.5), "ms", Goal::AtMost(2.0)).print();
     let mut next = 0;
     let mut issue = || {
@@ -189,23 +181,4 @@ fn sign_some(keys: &[KeyPair], count: usize) -> usize {
     }
     assert!(bytes > count * 300);
     count
-}
-
-/// How long this file system takes to make 4 KiB at the end of a file durable.
-fn fdatasync(folder: &Path) -> Times {
-    let path = folder.join("fdatasync");
-    let mut file = fs::File::create(&path).expect("a file");
-    let block = [7; 4096];
-    file.write_all(&[0; 4096 * 64]).expect("room");
-    file.sync_all().expect("durable");
-    let mut times = Times::new();
-    for round in 0..200 {
-        file.seek(std::io::SeekFrom::Start(4096 * (round % 64))).expect("a place");
-        file.write_all(&block).expect("written");
-        let began = Instant::now();
-        file.sync_data().expect("durable");
-        times.record(began.elapsed());
-    }
-    let _ = fs::remove_file(path);
-    times
 }

@@ -44,7 +44,7 @@ fn main() {
     in_memory(&issued, &layer);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (with, without) = (Served::start(&issued, layer.layer(Hello)), Served::start(&issued, Hello));
+    let (with, without) = (Served::start(&issued, 0, layer.layer(Hello)), Served::start(&issued, 0, Hello));
     runtime.block_on(over_tls(&issued, &with, &without));
     drop((with, without));
 
@@ -52,7 +52,7 @@ fn main() {
         .route(Method::Get, "/hello/{name}", hello)
         .into_service();
     let bare = Router::new().route("/hello/{name}", get(hello));
-    let (with, without) = (Served::start(&issued, all), Served::start(&issued, bare));
+    let (with, without) = (Served::start(&issued, 0, all), Served::start(&issued, 0, bare));
     runtime.block_on(axum_hello(&issued, &with, &without));
 }
 

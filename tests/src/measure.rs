@@ -7,12 +7,17 @@
 pub mod allocations;
 pub mod bare;
 pub mod callers;
+pub mod disk;
 pub mod fleet;
 pub mod guarded;
 pub mod issued;
+pub mod kept;
+pub mod minting;
 pub mod process;
 pub mod role;
 pub mod rules;
+pub mod signatures;
+pub mod users;
 pub mod workload;
 
 use std::{

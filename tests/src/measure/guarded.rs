@@ -11,26 +11,26 @@ use std::{
 
 use bonafide_verifier::{
     authenticate::Authenticators,
-    authorization::Authorization,
+    authorization::{Authorization, Builder},
     clock::{Clock, SystemClock},
-    identity::Identity,
     limits::{Limits, Quotas},
-    policy::Policy,
     record::RecordSink,
     serve::{ServeOptions, TlsIncoming, serve},
-    tls::{Acceptor, AcceptorOptions, Connector, ConnectorOptions, PeerSet},
+    spiffe::SpiffeId,
+    tls::{Acceptor, AcceptorOptions, PeerSet},
 };
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 use tokio_util::sync::CancellationToken;
 
-use super::{allocations, issued::Issued, rules, thread_cpu};
+use super::{
+    allocations,
+    issued::Issued,
+    kept::{self, Kept},
+    rules, thread_cpu,
+};
 
 /// What a request to `/mark` is answered: processor time of the server's thread in nanoseconds, and its allocations, both so far.
 pub fn mark() -> String {
@@ -62,39 +62,44 @@ impl<B> tower_service::Service<Request<B>> for Hello {
 
 /// An authorization that takes X.509-SVIDs, with a policy in which the client's rule stands among a hundred others.
 pub fn authorization(issued: &Issued, client: usize, one_in: u64, sink: Option<Arc<dyn RecordSink>>) -> Authorization {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let identity = Identity::fixed(issued.svids[0].clone(), issued.bundles.clone(), Arc::clone(&clock));
-    let authenticators =
-        Authenticators::builder(rules::trust_domain(), identity).x509().build().expect("authenticators");
-    let mut builder =
-        Authorization::builder(authenticators, Limits::new(Quotas::in_memory(), Arc::clone(&clock)), clock)
-            .service(issued.svids[0].id().clone())
-            .sample_allowed(one_in);
-    if let Some(sink) = sink {
-        builder = builder.record_to(sink);
-    }
-    let authorization = builder.build();
-    authorization.replace_policy(policy(issued.svids[client].id().path())).expect("a policy that decides");
-    authorization
+    let client = issued.svids[client].id().path();
+    let rule = format!("callers = [\"{client}\"]\nhttp = [\"GET /hello/{{name}}\", \"GET /mark\"]\n");
+    authorization_by(issued, 0, &rule, |builder| match sink {
+        Some(sink) => builder.sample_allowed(one_in).record_to(sink),
+        None => builder.sample_allowed(one_in),
+    })
 }
 
-fn policy(client: &str) -> Policy {
-    let text = rules::source(100, rules::ALIKE);
-    rules::policy(&format!(
-        "{text}[[allow]]\nname = \"hello\"\ncallers = [\"{client}\"]\nhttp = [\"GET /hello/{{name}}\", \"GET /mark\"]\n"
-    ))
+/// The same of this service, with the whole rule given but its name.
+pub fn authorization_by(
+    issued: &Issued,
+    server: usize,
+    rule: &str,
+    further: impl FnOnce(Builder) -> Builder,
+) -> Authorization {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let authenticators =
+        Authenticators::builder(rules::trust_domain(), issued.identity(server)).x509().build().expect("authenticators");
+    let limits = Limits::new(Quotas::in_memory(), Arc::clone(&clock));
+    let builder = Authorization::builder(authenticators, limits, clock).service(issued.svids[server].id().clone());
+    let authorization = further(builder).build();
+    let others = rules::source(100, rules::ALIKE);
+    let policy = rules::policy(&format!("{others}[[allow]]\nname = \"the one\"\n{rule}"));
+    authorization.replace_policy(policy).expect("a policy that decides");
+    authorization
 }
 
 /// A server in a thread of its own.
 pub struct Served {
     address: SocketAddr,
+    id: SpiffeId,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Served {
-    /// Serves with the first of the SVIDs, on one thread, for callers with any other.
-    pub fn start<S, B>(issued: &Issued, service: S) -> Self
+    /// Serves with this one of the SVIDs, on one thread, for callers with any other.
+    pub fn start<S, B>(issued: &Issued, server: usize, service: S) -> Self
     where
         S: tower_service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
             + Clone
@@ -104,7 +109,7 @@ impl Served {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let identity = Identity::fixed(issued.svids[0].clone(), issued.bundles.clone(), Arc::new(SystemClock));
+        let identity = issued.identity(server);
         let callers = PeerSet::parse(["spiffe://example.org/**"]).expect("a set");
         let acceptor = Acceptor::new(&identity, callers, AcceptorOptions::default()).expect("an acceptor");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -119,28 +124,28 @@ impl Served {
                 serve(TlsIncoming::new(listener, &acceptor), service, ServeOptions::default(), stopped).await;
             });
         });
-        Self { address, stop, thread: Some(thread) }
+        Self { address, id: issued.svids[server].id().clone(), stop, thread: Some(thread) }
+    }
+
+    /// Where it is, for HTTP clients.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    /// Who answers there.
+    pub fn id(&self) -> SpiffeId {
+        self.id.clone()
     }
 
     /// A connection with this SVID.
+    pub async fn kept(&self, issued: &Issued, client: usize) -> Kept {
+        let connector = kept::connector(&issued.identity(client), PeerSet::id(self.id()));
+        Kept::open(&connector, self.address).await
+    }
+
+    /// The same, for [`Hello`].
     pub async fn connect(&self, issued: &Issued, client: usize) -> Client {
-        let identity = Identity::fixed(issued.svids[client].clone(), issued.bundles.clone(), Arc::new(SystemClock));
-        let expected = PeerSet::id(issued.svids[0].id().clone());
-        let mut options = ConnectorOptions::default();
-        options.alpn = vec![b"http/1.1".to_vec()];
-        let connector = Connector::new(&identity, expected, options).expect("a connector");
-        let tcp = TcpStream::connect(self.address).await.expect("a connection");
-        tcp.set_nodelay(true).expect("a socket");
-        let stream = connector.connect_over(tcp, "localhost").await.expect("a handshake");
-        let mut client = Client { stream: Box::new(stream), answer: 0 };
-        // How long an answer is.
-        client.stream.write_all(HELLO_REQUEST).await.expect("a request");
-        let mut buffer = [0; 4096];
-        while !buffer[..client.answer].ends_with(HELLO.as_bytes()) {
-            client.answer += client.stream.read(&mut buffer[client.answer..]).await.expect("an answer");
-        }
-        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..client.answer]));
-        client
+        Client(self.kept(issued, client).await)
     }
 }
 
@@ -153,11 +158,8 @@ impl Drop for Served {
     }
 }
 
-/// A connection that is kept.
-pub struct Client {
-    stream: Box<bonafide_verifier::tls::SecuredStream<TcpStream>>,
-    answer: usize,
-}
+/// Asks [`Hello`] over a connection that is kept.
+pub struct Client(Kept);
 
 const HELLO_REQUEST: &[u8] = b"GET /hello/world HTTP/1.1\r\nhost: config\r\n\r\n";
 const MARK_REQUEST: &[u8] = b"GET /mark HTTP/1.1\r\nhost: config\r\n\r\n";
@@ -165,12 +167,10 @@ const MARK_REQUEST: &[u8] = b"GET /mark HTTP/1.1\r\nhost: config\r\n\r\n";
 impl Client {
     /// So many requests, one after the other.
     pub async fn ask(&mut self, requests: usize) {
-        let mut buffer = [0; 4096];
-        for _ in 0..requests {
-            self.stream.write_all(HELLO_REQUEST).await.expect("a request");
-            self.stream.read_exact(&mut buffer[..self.answer]).await.expect("an answer");
+        for request in 0..requests {
+            let answer = self.0.ask(HELLO_REQUEST).await;
+            assert!(request > 0 || answer.ends_with(HELLO.as_bytes()), "another answer");
         }
-        assert!(buffer[..self.answer].ends_with(HELLO.as_bytes()), "another answer");
     }
 
     /// Processor time and allocations of the server's thread for one of so many requests.
@@ -183,10 +183,8 @@ impl Client {
     }
 
     async fn mark(&mut self) -> (u64, u64) {
-        let mut buffer = [0; 4096];
-        self.stream.write_all(MARK_REQUEST).await.expect("a request");
-        self.stream.read_exact(&mut buffer[..self.answer]).await.expect("an answer");
-        let text = std::str::from_utf8(&buffer[self.answer - HELLO.len()..self.answer]).expect("text");
+        let answer = self.0.ask(MARK_REQUEST).await;
+        let text = std::str::from_utf8(&answer[answer.len() - HELLO.len()..]).expect("text");
         let mut numbers = text.split(' ').map(|number| number.parse().expect("a number"));
         (numbers.next().expect("nanoseconds"), numbers.next().expect("allocations"))
     }

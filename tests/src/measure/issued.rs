@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bonafide_ca::Settings;
 use bonafide_verifier::{
     clock::SystemClock,
+    identity::Identity,
     spiffe::{BundleSet, TrustDomain},
     x509::X509Svid,
 };
@@ -20,6 +21,13 @@ pub struct Issued {
     pub bundles: BundleSet,
     /// The root, in DER.
     pub root: Vec<u8>,
+}
+
+impl Issued {
+    /// One of the services, as it knows itself.
+    pub fn identity(&self, service: usize) -> Identity {
+        Identity::fixed(self.svids[service].clone(), self.bundles.clone(), Arc::new(SystemClock))
+    }
 }
 
 /// These services' SVIDs from a CA that runs for as long as it takes to get them.
