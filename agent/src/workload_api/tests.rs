@@ -742,6 +742,37 @@ async fn t_13_every_rpc_by_every_kind_of_caller() {
     agent.end().await;
 }
 
+/// The facts of a transaction are read as strictly as at the CA's token endpoint.
+#[tokio::test]
+async fn t_10_facts_that_an_edge_states() {
+    let agent = start().await;
+    agent.ca.publish(vec![own("a")]);
+    let client = agent.client().await;
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(2048));
+    for (what, facts, good) in [
+        ("none", "", true),
+        ("an object", r#"{"a":1}"#, true),
+        ("a member twice", r#"{"a":1,"a":2}"#, false),
+        ("a list", "[]", false),
+        ("too long", &long, false),
+        ("no JSON", "{", false),
+    ] {
+        for context in [false, true] {
+            let (details, context) = if context { ("", facts) } else { (facts, "") };
+            let request = ExchangeRequest {
+                request_details: details.into(),
+                request_context: context.into(),
+                ..ExchangeRequest::default()
+            };
+            let refused = client.unary::<_, ExchangeResponse>(EXCHANGE, request).await.unwrap_err();
+            // One that is taken comes as far as the service, which is no edge here.
+            let expected = if good { "not-an-edge" } else { "request-invalid" };
+            assert_eq!(reason(&refused), expected, "{what}: {refused:?}");
+        }
+    }
+    agent.end().await;
+}
+
 fn rpcs_in_descriptors() -> usize {
     use prost::Message;
     let count = |bytes: &[u8]| {

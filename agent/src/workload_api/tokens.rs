@@ -7,6 +7,7 @@ use std::{pin::Pin, sync::Arc};
 
 use bonafide_ca_api::{Reason, refusal};
 use bonafide_verifier::{
+    jwt::txn_token::read_facts,
     spiffe::{JwtAuthority, PublicKey, SpiffeId},
     user::IssuerName,
 };
@@ -130,16 +131,14 @@ fn edge(services: &[Arc<Service>], wanted: &str) -> Result<Arc<Service>, Status>
     own.ok_or_else(|| coded(Reason::NotYourIdentity, format!("`{id}` is not an identity of this process")))
 }
 
-/// A JSON object; empty for none.
+/// A JSON object, by the rules of the CA's token endpoint; empty for none.
 fn facts(field: &str, json: &[u8]) -> Result<Map<String, Value>, Status> {
     if json.is_empty() {
         return Ok(Map::new());
     }
-    let invalid = |why: String| coded(Reason::RequestInvalid, format!("`{field}` {why}"));
-    if json.len() > FACTS_BYTES {
-        return Err(invalid(format!("has {} bytes, at most {FACTS_BYTES} are taken", json.len())));
-    }
-    serde_json::from_slice(json).map_err(|_| invalid("is no JSON object".into()))
+    let invalid = |why: String| coded(Reason::RequestInvalid, format!("`{field}`: {why}"));
+    let text = std::str::from_utf8(json).map_err(|_| invalid("it is no text".into()))?;
+    read_facts(text).map_err(|error| invalid(error.to_string()))
 }
 
 /// What the edge is told: a code for its record, and what its operator can do. Whose token it was, nobody is told.
@@ -184,5 +183,3 @@ fn with_code(mut status: Status, code: &'static str) -> Status {
 
 /// Under which a refusal has the reason of the exchange.
 const CODE: &str = "bonafide-exchange";
-/// A transaction token has 8 KiB.
-const FACTS_BYTES: usize = 8 * 1024;
