@@ -106,7 +106,9 @@ impl From<Entry> for Record {
 /// What it is about, in a line: whom, then how it differs from others.
 fn summary(body: &Value) -> String {
     let Value::Object(fields) = body else { return body.to_string() };
-    let first = ["spiffe_id", "node", "authority", "name", "epoch"];
+    // What an agent's record says of a token that it has minted stands in the CA's.
+    let fields = fields.get("token").and_then(Value::as_object).unwrap_or(fields);
+    let first = ["spiffe_id", "node", "authority", "name", "epoch", "url", "sub", "scope", "id", "txn"];
     let then = ["serial", "selectors", "on", "placements", "kind", "reason", "expires_at", "key", "from"];
     let shown = first.into_iter().chain(then).filter_map(|name| {
         let value = fields.get(name)?;
@@ -133,4 +135,33 @@ fn parse_since(text: &str) -> Result<Timestamp, String> {
     let at = OffsetDateTime::parse(text, &Rfc3339)
         .map_err(|_| "give a time as `2026-11-23T10:00:00Z`, or how long ago, as `7d` or `1h30m`".to_owned())?;
     Ok(Timestamp::from_unix_seconds(at.unix_timestamp()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_record_is_about_in_a_line() {
+        for (body, expected) in [
+            (
+                json!({ "who": "uid 0", "spiffe_id": "spiffe://example.org/a", "serial": "1f" }),
+                "spiffe://example.org/a serial=1f",
+            ),
+            (
+                json!({ "who": "service", "token": "at+jwt", "sub": "spiffe://example.org/a", "scope": "a b", "id": "1" }),
+                "sub=spiffe://example.org/a scope=a b id=1",
+            ),
+            (
+                json!({ "node": "n1", "seq": 1, "token": { "txn": "t", "sub": "corp:c", "scope": "a", "key_id": "k" } }),
+                "sub=corp:c scope=a txn=t",
+            ),
+            (json!({ "issuer": "corp", "url": "https://login.example.com" }), "url=https://login.example.com"),
+            (json!({ "x": 1 }), ""),
+        ] {
+            assert_eq!(summary(&body), expected);
+        }
+    }
 }
