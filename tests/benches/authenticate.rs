@@ -70,8 +70,12 @@ fn figures(
     let first = measure::paired(rounds, || ask(batches.next().unwrap_or_default()), baseline);
     Figure::paired(&format!("authenticate/{name}-first-seen"), first, "us", first_goal).print();
     let again = values.get(..BATCH).unwrap_or_default();
-    ask(again);
-    let before = measure::paired(rounds, || ask(again), baseline);
+    // Once without the clock: the baseline takes milliseconds, after which nothing of ours is in the processor's caches.
+    let seen = || {
+        ask(again);
+        ask(again)
+    };
+    let before = measure::paired(rounds, seen, baseline);
     Figure::paired(&format!("authenticate/{name}-seen-before"), before, "us", Goal::AtMost(0.4)).print();
 }
 

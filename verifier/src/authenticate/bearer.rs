@@ -34,18 +34,15 @@ impl Authenticators {
             None => {
                 self.0.addresses.admit(presented.address, presented.at)?;
                 let snapshot = self.0.identity.snapshot();
-                let verified = Arc::new(self.verify(token, &keys, &snapshot, presented.at)?);
+                let verified = self.verify(token, &keys, &snapshot, presented.at)?;
                 let name = name.under_bundles(snapshot.generation());
-                self.0.tokens.remember(name, Arc::clone(&verified));
+                self.0.tokens.remember(name, verified.clone());
                 verified
             }
         };
-        Ok(Accepted {
-            caller: verified.caller.clone(),
-            used: verified.used.clone(),
-            // Users' tokens are for many requests.
-            token_until: verified.caller.service().map(|_| verified.caller.valid_until()),
-        })
+        // Users' tokens are for many requests.
+        let token_until = verified.caller.service().map(|_| verified.caller.valid_until());
+        Ok(Accepted { caller: verified.caller, used: verified.used, token_until })
     }
 
     fn verify(
@@ -55,12 +52,12 @@ impl Authenticators {
         snapshot: &Snapshot,
         at: Timestamp,
     ) -> Result<VerifiedToken, AuthenticateError> {
-        let compact = Compact::parse_tolerating(token, user_token::TOLERATED)?;
+        let compact = Compact::parse_tolerating(token)?;
         // What an issuer of users calls its keys is no affair of ours; its URL is its own, and what it signs is about users alone.
         if user_token::claimed_issuer(&compact, &keys.user_issuers)?.is_some() {
             return self.of_user(&compact, keys, at);
         }
-        compact.tolerate_only(&[])?;
+        compact.tolerate_nothing()?;
         let Some(key_id) = compact.key_id()? else { return self.without_key_id(&compact, keys, at) };
         let record = keys.records.named(key_id);
         let access_token_key = keys.of_token_service.iter().find(|key| key.key_id() == key_id);

@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use quick_cache::sync::Cache;
+use foldhash::quality::RandomState;
+use quick_cache::{UnitWeighter, sync::Cache};
 
 use crate::{caller::Caller, clock::Timestamp, key_records::Use};
 
@@ -13,7 +14,8 @@ use crate::{caller::Caller, clock::Timestamp, key_records::Use};
 /// of the other keys, so that a change of any key forgets everything. Never past a token's end. Refusals are not remembered, so nobody's
 /// refusal is ever another's (trap 17).
 pub(super) struct VerifiedTokens {
-    tokens: Cache<TokenName, Arc<VerifiedToken>>,
+    // The names are hashes already; this one spreads them, by a secret of the process.
+    tokens: Cache<TokenName, VerifiedToken, UnitWeighter, RandomState>,
 }
 
 /// A token under one state of all keys.
@@ -38,6 +40,7 @@ impl TokenName {
 }
 
 /// A token that was found good.
+#[derive(Clone)]
 pub(super) struct VerifiedToken {
     pub(super) caller: Caller,
     /// The verdict holds from here...
@@ -49,14 +52,16 @@ pub(super) struct VerifiedToken {
 
 impl VerifiedTokens {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { tokens: Cache::new(capacity.max(1)) }
+        let capacity = capacity.max(1);
+        let (bound, hasher, lifecycle) = (capacity as u64, RandomState::default(), Default::default());
+        Self { tokens: Cache::with(capacity, bound, UnitWeighter, hasher, lifecycle) }
     }
 
-    pub(super) fn find(&self, name: &TokenName, at: Timestamp) -> Option<Arc<VerifiedToken>> {
+    pub(super) fn find(&self, name: &TokenName, at: Timestamp) -> Option<VerifiedToken> {
         self.tokens.get(name).filter(|token| token.from <= at && at < token.until)
     }
 
-    pub(super) fn remember(&self, name: TokenName, token: Arc<VerifiedToken>) {
+    pub(super) fn remember(&self, name: TokenName, token: VerifiedToken) {
         self.tokens.insert(name, token);
     }
 
@@ -87,7 +92,7 @@ mod tests {
         let caller = Caller::new(id, Proof { kind: ProofKind::JwtSvid, key_id: "1".into() }, at(20));
         let token = || {
             let caller = caller.clone();
-            Arc::new(VerifiedToken { caller, from: at(10), until: at(20), used: None })
+            VerifiedToken { caller, from: at(10), until: at(20), used: None }
         };
         let tokens = VerifiedTokens::new(8);
         let name = TokenName::new("t", 1, 1);

@@ -26,7 +26,10 @@ impl Clock for SystemClock {
         #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
         let now = SystemTime::now();
         match now.duration_since(UNIX_EPOCH) {
-            Ok(after) => Timestamp::from_unix_millis(i64::try_from(after.as_millis()).unwrap_or(i64::MAX)),
+            Ok(after) => {
+                let seconds = i64::try_from(after.as_secs()).unwrap_or(i64::MAX);
+                Timestamp::from_unix_millis(seconds.saturating_mul(1000).saturating_add(after.subsec_millis().into()))
+            }
             Err(before) => Timestamp::default().saturating_sub(before.duration()),
         }
     }

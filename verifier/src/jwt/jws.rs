@@ -4,13 +4,14 @@ use std::fmt;
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64ct::{Base64UrlUnpadded, Encoding};
+use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value, json};
 
 use super::error::{JwtError, Part};
 use super::token::MAX_TOKEN_BYTES;
 use crate::spiffe::jwk::Kind;
 use crate::spiffe::{Curve, PublicKey};
-use crate::strict_json;
+use crate::strict_json::{self, Known, Members};
 
 /// The nine algorithms of JWT-SVID §2.1 (RFC 7518 §3.3 to §3.5; JWT-04, A-17). There is no other, and no `none`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -101,13 +102,15 @@ impl fmt::Display for Algorithm {
 /// A compact token whose header is read: it says which key to look for, and nothing else. Every kind of token begins so.
 #[derive(Clone)]
 pub(crate) struct Compact<'t> {
-    // INVARIANT: no members but `alg`, `kid`, `typ`, and those of `tolerated`.
-    header: Map<String, Value>,
+    // INVARIANT: no members but these, the tolerated ones texts.
+    header: Known<5>,
     payload: &'t str,
     signature: &'t str,
     signing_input: &'t str,
 }
 
+/// Members of the header that real providers add to users' tokens, and that change nothing: they may be there, and are not looked at.
+const TOLERATED: [&str; 2] = ["x5t", "x5t#S256"];
 /// Claims are flat, or nearly so.
 pub(super) const MAX_DEPTH: usize = 16;
 /// What an ES256 signature adds to a signing input, with its dot.
@@ -116,15 +119,20 @@ pub(super) const ES256_SIGNATURE_TEXT: usize = 87;
 impl<'t> Compact<'t> {
     /// Bounds, form and header, in this order.
     pub(crate) fn parse(token: &'t str) -> Result<Self, JwtError> {
-        Self::parse_tolerating(token, &[])
+        let compact = Self::parse_tolerating(token)?;
+        compact.tolerate_nothing()?;
+        Ok(compact)
     }
 
-    /// The same, with members of the header that may be there, as texts, and are not looked at.
-    pub(crate) fn parse_tolerating(token: &'t str, tolerated: &[&str]) -> Result<Self, JwtError> {
+    /// The same, with `x5t` and `x5t#S256` in the header if they are texts.
+    pub(crate) fn parse_tolerating(token: &'t str) -> Result<Self, JwtError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JwtError::TooLarge { bytes: token.len() });
         }
-        if let Some((at, byte)) = token.bytes().enumerate().find(|(_, byte)| !is_token_byte(*byte)) {
+        // Every byte is looked at, so that many are at once; which one it is matters only where one is odd.
+        if !token.bytes().fold(true, |all, byte| all & is_token_byte(byte))
+            && let Some((at, byte)) = token.bytes().enumerate().find(|(_, byte)| !is_token_byte(*byte))
+        {
             return Err(JwtError::Byte { byte, at });
         }
         let mut parts = token.split('.');
@@ -134,19 +142,18 @@ impl<'t> Compact<'t> {
             return Err(JwtError::Parts { count: token.split('.').count() });
         };
         let signing_input = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
-        let compact = Self { header: object(Part::Header, header)?, payload, signature, signing_input };
-        compact.tolerate_only(tolerated)?;
-        Ok(compact)
+        let header = known_object(Part::Header, header, ["alg", "kid", "typ", "x5t", "x5t#S256"])?;
+        let no_text = |name: &&str| header.member(name).is_some_and(|value| !value.is_string());
+        match header.other.as_deref().or_else(|| TOLERATED.into_iter().find(no_text)) {
+            Some(member) => Err(JwtError::HeaderMember { member: cut(member) }),
+            None => Ok(Self { header, payload, signature, signing_input }),
+        }
     }
 
-    /// No member of the header beside the three but these, and those texts.
-    pub(crate) fn tolerate_only(&self, tolerated: &[&str]) -> Result<(), JwtError> {
-        let fits = |(member, value): &(&String, &Value)| {
-            matches!(member.as_str(), "alg" | "kid" | "typ")
-                || tolerated.contains(&member.as_str()) && value.is_string()
-        };
-        match self.header.iter().find(|entry| !fits(entry)) {
-            Some((member, _)) => Err(JwtError::HeaderMember { member: cut(member) }),
+    /// No member of the header beside `alg`, `kid` and `typ`.
+    pub(crate) fn tolerate_nothing(&self) -> Result<(), JwtError> {
+        match TOLERATED.into_iter().find(|name| self.header.member(name).is_some()) {
+            Some(member) => Err(JwtError::HeaderMember { member: member.to_owned() }),
             None => Ok(()),
         }
     }
@@ -172,6 +179,11 @@ impl<'t> Compact<'t> {
         object(Part::Claims, self.payload)
     }
 
+    /// The same where it has a closed set of claims.
+    pub(super) fn known_claims<const N: usize>(&self, names: [&'static str; N]) -> Result<Known<N>, JwtError> {
+        known_object(Part::Claims, self.payload, names)
+    }
+
     pub(crate) fn signature(&self) -> Result<Vec<u8>, JwtError> {
         bytes(Part::Signature, self.signature)
     }
@@ -182,7 +194,7 @@ impl<'t> Compact<'t> {
     }
 
     fn text(&self, member: &'static str) -> Result<Option<&str>, JwtError> {
-        match self.header.get(member) {
+        match self.header.member(member) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(JwtError::Header { member }),
@@ -225,9 +237,15 @@ impl<'t> Jws<'t> {
         if !self.algorithm.fits(key) {
             return Err(JwtError::OtherAlgorithm { algorithm: self.algorithm, key: key.describe() });
         }
-        UnparsedPublicKey::new(self.algorithm.verification(), key.spki())
-            .verify(self.signing_input, &self.signature)
-            .map_err(|_| JwtError::BadSignature)
+        let verified = match key.kind() {
+            // INVARIANT: `fits` has seen to it that it is the algorithm of this curve.
+            Kind::Ec { parsed, .. } => parsed.verify_sig(self.signing_input, &self.signature),
+            Kind::Rsa { .. } | Kind::Ed25519 { .. } => {
+                let key = UnparsedPublicKey::new(self.algorithm.verification(), key.spki());
+                key.verify(self.signing_input, &self.signature)
+            }
+        };
+        verified.map_err(|_| JwtError::BadSignature)
     }
 }
 
@@ -236,13 +254,22 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 fn bytes(part: Part, text: &str) -> Result<Vec<u8>, JwtError> {
-    Base64UrlUnpadded::decode_vec(text).map_err(|_| JwtError::Base64 { part })
+    // Not the one for secrets, which takes four times as long: what a token says is no secret from whoever shows it.
+    BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| JwtError::Base64 { part })
 }
 
 fn object(part: Part, text: &str) -> Result<Map<String, Value>, JwtError> {
     match strict_json::parse(&bytes(part, text)?, MAX_DEPTH) {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) => Err(JwtError::NotAnObject { part }),
+        Err(reason) => Err(JwtError::Json { part, reason }),
+    }
+}
+
+fn known_object<const N: usize>(part: Part, text: &str, names: [&'static str; N]) -> Result<Known<N>, JwtError> {
+    match strict_json::parse_known(&bytes(part, text)?, MAX_DEPTH, names) {
+        Ok(Some(members)) => Ok(members),
+        Ok(None) => Err(JwtError::NotAnObject { part }),
         Err(reason) => Err(JwtError::Json { part, reason }),
     }
 }

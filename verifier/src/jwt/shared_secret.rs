@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use base64ct::{Base64UrlUnpadded, Encoding};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{
@@ -20,6 +20,7 @@ use crate::{
     clock::Timestamp,
     key_records::Entry,
     shared_secret::SharedSecret,
+    strict_json::Members as _,
 };
 
 /// The one algorithm.
@@ -55,11 +56,11 @@ pub(crate) fn verify<'r>(
     if !entry.keyed.secret.verifies(compact.signing_input(), &compact.signature()?) {
         return Err(JwtError::BadSignature);
     }
-    let claims = compact.claims()?;
-    if let Some(claim) = claims.keys().find(|claim| !CLAIMS.contains(&claim.as_str())) {
+    let claims = compact.known_claims(CLAIMS)?;
+    if let Some(claim) = &claims.other {
         return Err(JwtError::UnknownClaim { claim: cut(claim) });
     }
-    let roles = roles(&claims)?;
+    let roles = roles(claims.member("roles"))?;
     let claims = Claims(&claims);
     let token_id = claims.text("jti")?.map(str::to_owned);
     let subject = claims.text("sub")?.ok_or(JwtError::MissingClaim { claim: "sub" })?;
@@ -97,9 +98,9 @@ pub(crate) fn verify<'r>(
 }
 
 /// All of them must be names of roles, each there once; what the record does not grant counts for nothing anyway.
-fn roles(claims: &Map<String, Value>) -> Result<Roles, JwtError> {
+fn roles(claim: Option<&Value>) -> Result<Roles, JwtError> {
     let wrong = || JwtError::Claim { claim: "roles", expected: "a list of at most 64 names of roles, each once" };
-    let names = match claims.get("roles") {
+    let names = match claim {
         None => return Err(JwtError::MissingClaim { claim: "roles" }),
         Some(Value::Array(names)) if names.len() <= Roles::MOST => names,
         Some(_) => return Err(wrong()),

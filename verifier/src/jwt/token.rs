@@ -9,6 +9,7 @@ use super::error::JwtError;
 use super::jws::{Algorithm, Compact, Jws, cut};
 use crate::clock::Timestamp;
 use crate::spiffe::{BundleSet, SpiffeId, TrustDomain};
+use crate::strict_json::Members;
 
 /// The largest token that is looked at, in bytes (T-30).
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -215,11 +216,11 @@ impl VerifiedJwt {
 }
 
 /// Registered claims, read without pity: one of the wrong type is an error, not an absence (T-10).
-pub(super) struct Claims<'c>(pub(super) &'c Map<String, Value>);
+pub(super) struct Claims<'c, M = Map<String, Value>>(pub(super) &'c M);
 
-impl<'c> Claims<'c> {
+impl<'c, M: Members> Claims<'c, M> {
     pub(super) fn text(&self, claim: &'static str) -> Result<Option<&'c str>, JwtError> {
-        match self.0.get(claim) {
+        match self.0.member(claim) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(JwtError::Claim { claim, expected: "a string" }),
@@ -228,7 +229,7 @@ impl<'c> Claims<'c> {
 
     /// Seconds since 1970, whole and not before it.
     pub(super) fn date(&self, claim: &'static str) -> Result<Option<Timestamp>, JwtError> {
-        let Some(value) = self.0.get(claim) else { return Ok(None) };
+        let Some(value) = self.0.member(claim) else { return Ok(None) };
         value
             .as_u64()
             .filter(|seconds| *seconds <= MAX_NUMBER)
@@ -241,7 +242,7 @@ impl<'c> Claims<'c> {
     pub(super) fn audience(&self) -> Result<Vec<String>, JwtError> {
         let wrong = || JwtError::Claim { claim: "aud", expected: "a string or a list of strings, none of them empty" };
         let named = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned).ok_or_else(wrong);
-        match self.0.get("aud") {
+        match self.0.member("aud") {
             None => Err(JwtError::MissingClaim { claim: "aud" }),
             Some(Value::Array(names)) if names.is_empty() => Err(JwtError::MissingClaim { claim: "aud" }),
             Some(Value::Array(names)) if names.len() > MAX_AUDIENCES => {

@@ -35,8 +35,6 @@ use crate::{
     user::{IssuerName, UserId},
 };
 
-/// Members of the header that real providers add and that change nothing.
-pub(crate) const TOLERATED: &[&str] = &["x5t", "x5t#S256"];
 /// The longest life that one may have: Dex and Auth0 give a day.
 pub const MOST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest scope.
@@ -89,7 +87,7 @@ struct Facts {
 /// # Errors
 /// The first reason found. [`UserTokenError::UnknownKey`] is the one after which a fresh look at the issuer's keys can help.
 pub fn verify(token: &str, issuers: &UserIssuers, now: Timestamp) -> Result<VerifiedUser, UserTokenError> {
-    verify_compact(&Compact::parse_tolerating(token, TOLERATED)?, issuers, now)
+    verify_compact(&Compact::parse_tolerating(token)?, issuers, now)
 }
 
 /// The issuer that a token names, if it is believed at all. It says where to look for the key, and nothing else.
