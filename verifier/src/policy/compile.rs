@@ -4,13 +4,13 @@
 //! ID, patterns, roles), and each pair of the two to the rules for exactly that pair. A rule that names another caller or another route
 //! is never looked at.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use super::{
     PolicyVersion,
     operation::{Method, Operation, OperationPattern, Piece, Template},
     syntax::{Accept, At, CallerPattern, File, Mode, Rule, RuleEffect, UserPattern},
-    trie::{Lists, NONE, Part, Trie, TrieBuilder, Words, number},
+    trie::{Below, Lists, NONE, Part, Trie, TrieBuilder, Words, number},
 };
 use crate::{
     caller::{CallerId, RoleName, Strength},
@@ -29,19 +29,21 @@ pub(super) struct Compiled {
     pub(super) accept: Accept,
     /// In the order of the file.
     pub(super) rules: Box<[Rule]>,
-    /// What of each rule every decision looks at.
-    pub(super) checks: Box<[Check]>,
     pub(super) roles: Box<[super::syntax::Role]>,
     pub(super) any_shadow: bool,
     pub(super) callers: CallerIndex,
     pub(super) routes: Routes,
     /// Rules by route and caller, both as numbers.
-    pub(super) by_pair: Lists,
+    pub(super) by_pair: Lists<Check>,
+    /// Whether any rule is for whoever calls.
+    pub(super) for_everybody: bool,
 }
 
-/// The small part of a rule.
+/// What of a rule every decision looks at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Check {
+    /// Which rule, in the order of the file.
+    pub(super) place: u32,
     pub(super) denies: bool,
     pub(super) shadow: bool,
     pub(super) audit: bool,
@@ -59,8 +61,9 @@ pub(super) struct CallerIndex {
     patterns: Trie,
     /// By name: which number. A role of services is another one than the role of users by the same name.
     roles: Words,
-    /// Numbers of an ID or of a pattern: its own and those of the roles that it is given.
-    sets: Box<[Box<[Named]>]>,
+    /// Numbers of an ID or of a pattern, its own and those of the roles that it is given: where they are in `named`.
+    sets: Box<[Range<u32>]>,
+    named: Box<[Named]>,
     /// For each leaf of `patterns`, which of `sets`.
     pattern_sets: Box<[u32]>,
     any_roles: bool,
@@ -86,6 +89,10 @@ const ISSUERS: u32 = 2;
 pub(super) struct Routes {
     trie: Trie,
     any_every: bool,
+    /// Where each kind of operation is in the trie, if any rule is about one.
+    http: Option<Below>,
+    grpc: Option<Below>,
+    app: Option<Below>,
 }
 
 /// Methods that rules tell apart.
@@ -122,9 +129,11 @@ impl Compiled {
         }
         let mut trie = TrieBuilder::new();
         let mut any_every = false;
+        let mut for_everybody = false;
         let mut triples = Vec::with_capacity(pairs);
         for (place, rule) in file.rules.iter().enumerate() {
             let named: Vec<u32> = if rule.takes_every_caller() {
+                for_everybody = true;
                 vec![EVERY]
             } else {
                 let mut named: Vec<u32> = rule.callers.iter().map(|caller| callers.of_rule(&caller.value)).collect();
@@ -143,30 +152,39 @@ impl Compiled {
             let pairs = routes.iter().flat_map(|route| named.iter().map(move |caller| (*route, *caller)));
             triples.extend(pairs.map(|(route, caller)| (route, caller, number(place))));
         }
-        let checks = file.rules.iter().map(Check::of).collect();
+        let trie = trie.build();
+        let below = |kind| trie.below(None, kind);
+        let (http, grpc, app) = (below(HTTP), below(GRPC), below(APP));
+        let rules: Box<[Rule]> = file.rules.into();
+        let by_pair = Lists::new(triples, |place| Check::of(place, &rules));
         Some(Self {
             version,
             mode: file.mode,
             accept: file.accept,
-            checks,
-            any_shadow: file.rules.iter().any(|rule| rule.mode == Mode::Shadow),
-            rules: file.rules.into(),
+            any_shadow: rules.iter().any(|rule| rule.mode == Mode::Shadow),
+            rules,
             roles: file.roles.into(),
             callers: callers.build(),
-            routes: Routes { trie: trie.build(), any_every },
-            by_pair: Lists::new(triples),
+            routes: Routes { trie, any_every, http, grpc, app },
+            by_pair,
+            for_everybody,
         })
     }
 }
 
 impl Check {
-    fn of(rule: &Rule) -> Self {
+    fn of(place: u32, rules: &[Rule]) -> Self {
+        // One that were not there would allow nothing.
+        let Some(rule) = rules.get(usize::try_from(place).unwrap_or(usize::MAX)) else {
+            return Self { place, denies: false, shadow: true, audit: false, more: true, strength: Strength::Key };
+        };
         let more = rule.user != super::syntax::UserRule::Any
             || rule.scope.is_some()
             || !rule.via.is_empty()
             || rule.when.is_some()
             || rule.weaker_than.is_some();
         Self {
+            place,
             denies: rule.effect == RuleEffect::Deny,
             shadow: rule.mode == Mode::Shadow,
             audit: rule.audit,
@@ -231,21 +249,26 @@ impl Routes {
         }
         match operation {
             Operation::Http { method, path } => {
+                let Some(http) = self.http else { return };
                 let place = method.place();
                 let mut visit = |leaf, decoded| visit(route(leaf, place), decoded);
-                self.trie.walk_under(&[HTTP], path.rest(), &mut visit);
+                self.trie.walk_below(http, path.rest(), &mut visit);
             }
             Operation::Grpc { service, method } => {
+                let Some(service) = self.grpc.and_then(|grpc| self.trie.below(Some(grpc), service)) else { return };
                 let mut visit = |leaf, decoded| visit(route(leaf, 0), decoded);
                 // As one literal each, whatever is in them.
-                self.trie.walk_under(&[GRPC, service, method], "", &mut visit);
+                if let Some(method) = self.trie.below(Some(service), method) {
+                    self.trie.walk_below(method, "", &mut visit);
+                }
                 if !method.is_empty() && !method.contains('/') {
-                    self.trie.walk_one(&[GRPC, service], &mut visit);
+                    self.trie.walk_one(service, &mut visit);
                 }
             }
             Operation::App { action, resource } => {
+                let Some(action) = self.app.and_then(|app| self.trie.below(Some(app), action)) else { return };
                 let mut visit = |leaf, decoded| visit(route(leaf, 0), decoded);
-                self.trie.walk_under(&[APP, action], resource.rest(), &mut visit);
+                self.trie.walk_below(action, resource.rest(), &mut visit);
             }
         }
     }
@@ -364,9 +387,12 @@ impl CallerIndexBuilder {
     }
 
     fn build(mut self) -> CallerIndex {
-        let mut sets: Vec<Box<[Named]>> = Vec::new();
+        let mut sets: Vec<Range<u32>> = Vec::new();
+        let mut all: Vec<Named> = Vec::new();
         let mut keep = |named: Option<Vec<Named>>| {
-            sets.push(named.unwrap_or_default().into());
+            let first = number(all.len());
+            all.extend(named.unwrap_or_default());
+            sets.push(first..number(all.len()));
             number(sets.len() - 1)
         };
         let ids: Vec<(SpiffeId, u32)> =
@@ -393,6 +419,7 @@ impl CallerIndexBuilder {
             any_roles: !roles.is_empty(),
             roles: Words::new(roles.into_iter()),
             sets: sets.into(),
+            named: all.into(),
             pattern_sets: pattern_sets.into(),
         }
     }
@@ -407,9 +434,11 @@ impl CallerIndex {
     pub(super) fn of(&self, caller: &crate::caller::Caller, visit: &mut impl FnMut(u32, bool)) {
         let asserted = caller.asserted_roles();
         let counts = |role: &RoleName| asserted.is_none_or(|asserted| asserted.contains(role));
+        let index = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         let mut set = |set: Option<&u32>| {
-            let named = set.and_then(|set| self.sets.get(usize::try_from(*set).unwrap_or(usize::MAX)));
-            for named in named.map(|named| &**named).unwrap_or_default() {
+            let range = set.and_then(|set| self.sets.get(index(*set)));
+            let named = range.and_then(|range| self.named.get(index(range.start)..index(range.end)));
+            for named in named.unwrap_or_default() {
                 visit(named.number, named.role.as_ref().is_none_or(counts));
             }
         };

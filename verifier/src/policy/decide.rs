@@ -8,10 +8,14 @@ use super::{
     syntax::{CallerPattern, Rule, RuleEffect, UserRule},
     trie::NONE,
 };
-use crate::{caller::Caller, clock::Timestamp, spiffe::SpiffeId};
+use crate::{
+    caller::{Caller, Strength},
+    clock::Timestamp,
+    spiffe::SpiffeId,
+};
 
 /// What of a caller is kept on the stack; more goes to the heap.
-const INLINE: usize = 24;
+const INLINE: usize = 12;
 
 impl Compiled {
     pub(super) fn decide(&self, access: &Access<'_>) -> Decision {
@@ -23,14 +27,24 @@ impl Compiled {
         let mut live = Tally::default();
         let mut candidate = Tally::default();
         let mut ambiguous = false;
+        let strength = access.caller.proof().kind.strength();
         self.routes.of(&access.operation, &mut |route, decoded| {
             if decoded {
                 ambiguous = true;
                 return;
             }
             names.each(|caller, counts| {
-                for place in self.by_pair.get(route, caller) {
-                    self.consider(*place, counts, access, &mut live, &mut candidate);
+                for check in self.by_pair.get(route, caller) {
+                    if !check.denies && !counts {
+                        continue;
+                    }
+                    let verdict = self.judge(check, strength, access);
+                    if !check.shadow {
+                        live.count(check, verdict);
+                    }
+                    if self.any_shadow {
+                        candidate.count(check, verdict);
+                    }
                 }
             });
         });
@@ -58,29 +72,14 @@ impl Compiled {
     }
 
     #[inline]
-    fn consider(&self, place: u32, counts: bool, access: &Access<'_>, live: &mut Tally, candidate: &mut Tally) {
-        let Some(check) = self.checks.get(usize::try_from(place).unwrap_or(usize::MAX)) else { return };
-        if !check.denies && !counts {
-            return;
-        }
-        let verdict = self.judge(place, *check, access);
-        if !check.shadow {
-            live.count(place, *check, verdict);
-        }
-        if self.any_shadow {
-            candidate.count(place, *check, verdict);
-        }
-    }
-
-    #[inline]
-    fn judge(&self, place: u32, check: Check, access: &Access<'_>) -> Verdict {
-        if !check.denies && access.caller.proof().kind.strength() < check.strength {
+    fn judge(&self, check: &Check, strength: Strength, access: &Access<'_>) -> Verdict {
+        if !check.denies && strength < check.strength {
             return Verdict::No(Why::ProofTooWeak);
         }
         if !check.more {
             return Verdict::Yes;
         }
-        match self.rules.get(usize::try_from(place).unwrap_or(usize::MAX)) {
+        match self.rules.get(usize::try_from(check.place).unwrap_or(usize::MAX)) {
             Some(rule) => judge_rest(rule, access),
             None => Verdict::No(Why::NoRule),
         }
@@ -170,7 +169,8 @@ impl Default for Tally {
 
 impl Tally {
     #[inline]
-    fn count(&mut self, place: u32, check: Check, verdict: Verdict) {
+    fn count(&mut self, check: &Check, verdict: Verdict) {
+        let place = check.place;
         let smaller = |best: &mut u32| *best = (*best).min(place);
         match (check.denies, verdict) {
             (true, Verdict::Yes) => smaller(&mut self.deny),
@@ -232,7 +232,8 @@ struct Names {
 
 impl Names {
     fn of(compiled: &Compiled, caller: &Caller) -> Self {
-        let mut names = Self { inline: [(EVERY, true); INLINE], length: 1, more: Vec::new() };
+        let everybody = usize::from(compiled.for_everybody);
+        let mut names = Self { inline: [(EVERY, true); INLINE], length: everybody, more: Vec::new() };
         compiled.callers.of(caller, &mut |number, counts| match names.inline.get_mut(names.length) {
             Some(free) => {
                 *free = (number, counts);

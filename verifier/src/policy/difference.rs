@@ -7,7 +7,7 @@ use super::{
     decide::names_operation,
     explain::names,
     operation::{OperationPattern, Piece, Template},
-    syntax::{At, CallerPattern, Rule, UserPattern},
+    syntax::{At, CallerPattern, Rule, UserPattern, UserRule},
 };
 use crate::{
     caller::{Caller, CallerId, Proof, ProofKind, RoleName, Roles},
@@ -58,18 +58,14 @@ impl Policy {
         let both = [self, new];
         let changed = Changed::between(self, new);
         let callers = callers(&both, trust_domain);
-        let operations: BTreeSet<String> = both
-            .iter()
-            .flat_map(|policy| policy.0.rules.iter())
-            .flat_map(|rule| &rule.operations)
-            .flat_map(|o| examples(&o.value))
-            .collect();
-        let scopes: BTreeSet<Option<String>> = both
-            .iter()
-            .flat_map(|policy| policy.0.rules.iter())
-            .map(|rule| rule.scope.clone())
-            .chain([None, Some(String::new())])
-            .collect();
+        let rules = || both.iter().flat_map(|policy| policy.0.rules.iter());
+        let operations: BTreeSet<String> =
+            rules().flat_map(|rule| &rule.operations).flat_map(|operation| examples(&operation.value)).collect();
+        // Where no rule looks at a user, one more would only be told twice.
+        let looks = |rule: &Rule| rule.user != UserRule::Any || rule.scope.is_some() || rule.when.is_some();
+        let some_user = rules().any(looks).then(|| Some(String::new()));
+        let scopes: BTreeSet<Option<String>> =
+            rules().map(|rule| rule.scope.clone()).chain([None]).chain(some_user).collect();
         let mut found = Differences { complete: true, ..Differences::default() };
         let mut pairs = 0;
         for (who, id, roles) in &callers {
@@ -314,6 +310,15 @@ mod tests {
         assert_eq!(who.into_iter().collect::<Vec<_>>(), ["any:any +role:editor", "corp:any"]);
         assert!(found.changes.iter().all(|change| change.proofs.iter().all(|kind| kind.is_of_users())));
         assert!(found.complete && new.differences(&new, &domain(), NOW).changes.is_empty());
+    }
+
+    #[test]
+    fn where_no_rule_looks_at_a_user_each_change_is_told_once() {
+        let of =
+            |more: &str| policy(&format!("[[allow]]\nname = \"a\"\ncallers = [\"/a\"]\nhttp = [\"GET /x\"{more}]\n"));
+        let found = of("").differences(&of(", \"GET /y\""), &domain(), NOW);
+        let told: Vec<_> = found.changes.iter().map(|change| (change.operation.as_str(), &change.scope)).collect();
+        assert_eq!(told, [("GET /y", &None)]);
     }
 
     #[test]

@@ -161,19 +161,8 @@ impl<'a> CanonicalPath<'a> {
         if raw.len() > Self::MAX_BYTES {
             return Err(PathError::TooLong { length: raw.len() });
         }
-        if rest.is_empty() {
-            return Ok(Self(raw));
-        }
-        let mut at = 1;
-        for (count, segment) in rest.split('/').enumerate() {
-            if count == Self::MAX_SEGMENTS {
-                return Err(PathError::TooManySegments);
-            }
-            if segment.is_empty() {
-                return Err(if at == raw.len() { PathError::TrailingSlash } else { PathError::EmptySegment { at } });
-            }
-            check_segment(segment, at)?;
-            at += segment.len() + 1;
+        if !rest.is_empty() && !is_plain(rest) {
+            check_segments(rest)?;
         }
         Ok(Self(raw))
     }
@@ -201,6 +190,52 @@ impl fmt::Display for CanonicalPath<'_> {
     }
 }
 
+/// Whether nothing in a path asks for a closer look: no escape, no byte that could not stand, no empty segment and none that begins with a dot.
+/// Most paths are so, and each request's is looked at.
+fn is_plain(rest: &str) -> bool {
+    let mut before = b'/';
+    let mut slashes = 0;
+    for byte in rest.bytes() {
+        let begins = before == b'/';
+        match PLAIN.get(usize::from(byte)) {
+            Some(true) if begins && byte == b'.' => return false,
+            Some(true) => {}
+            _ if byte == b'/' && !begins => slashes += 1,
+            _ => return false,
+        }
+        before = byte;
+    }
+    before != b'/' && slashes < CanonicalPath::MAX_SEGMENTS
+}
+
+/// Offsets are counted from the slash before.
+fn check_segments(rest: &str) -> Result<(), PathError> {
+    let mut at = 1;
+    for (count, segment) in rest.split('/').enumerate() {
+        if count == CanonicalPath::MAX_SEGMENTS {
+            return Err(PathError::TooManySegments);
+        }
+        if segment.is_empty() {
+            let is_last = at == rest.len() + 1;
+            return Err(if is_last { PathError::TrailingSlash } else { PathError::EmptySegment { at } });
+        }
+        check_segment(segment, at)?;
+        at += segment.len() + 1;
+    }
+    Ok(())
+}
+
+#[expect(clippy::indexing_slicing, reason = "at compile time, where it cannot be out of bounds")]
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        plain[byte as usize] = stands_in_segment(byte);
+        byte += 1;
+    }
+    plain
+};
+
 fn check_segment(segment: &str, at: usize) -> Result<(), PathError> {
     let mut escaped = false;
     for (index, byte) in segment.bytes().enumerate() {
@@ -224,8 +259,27 @@ fn is_dots(segment: &[u8]) -> bool {
 }
 
 /// What RFC 3986 lets stand in a segment as it is, without `%`.
-pub(super) fn stands_in_segment(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
+pub(super) const fn stands_in_segment(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b':'
+                | b'@'
+        )
 }
 
 fn is_unreserved(byte: u8) -> bool {
@@ -374,7 +428,16 @@ impl Method {
     /// The method of this word, byte for byte: `get` is none.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|method| method.as_str() == word)
+        Some(match word {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "PATCH" => Self::Patch,
+            "DELETE" => Self::Delete,
+            "OPTIONS" => Self::Options,
+            _ => return None,
+        })
     }
 
     /// As it stands in a request.

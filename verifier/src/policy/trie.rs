@@ -108,11 +108,11 @@ impl Words {
     }
 }
 
-/// Lists of numbers by a pair of numbers.
-#[derive(Debug, Default)]
-pub(super) struct Lists {
+/// Lists of entries by a pair of numbers.
+#[derive(Debug)]
+pub(super) struct Lists<E> {
     slots: Box<[ListSlot]>,
-    entries: Box<[u32]>,
+    entries: Box<[E]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,9 +123,9 @@ struct ListSlot {
     length: u32,
 }
 
-impl Lists {
-    /// From (a, b, entry), in any order.
-    pub(super) fn new(mut triples: Vec<(u32, u32, u32)>) -> Self {
+impl<E> Lists<E> {
+    /// From (a, b, number of the entry), in any order. In a list the numbers rise.
+    pub(super) fn new(mut triples: Vec<(u32, u32, u32)>, entry: impl Fn(u32) -> E) -> Self {
         triples.sort_unstable();
         triples.dedup();
         let groups = triples.chunk_by(|x, y| (x.0, x.1) == (y.0, y.1));
@@ -141,10 +141,10 @@ impl Lists {
             }
             start += group.len();
         }
-        Self { slots: table.into(), entries: triples.into_iter().map(|(_, _, entry)| entry).collect() }
+        Self { slots: table.into(), entries: triples.into_iter().map(|(_, _, number)| entry(number)).collect() }
     }
 
-    pub(super) fn get(&self, a: u32, b: u32) -> &[u32] {
+    pub(super) fn get(&self, a: u32, b: u32) -> &[E] {
         for place in places(hash_pair(a, b), self.slots.len()) {
             let Some(slot) = self.slots.get(place) else { break };
             if slot.length == 0 {
@@ -175,6 +175,17 @@ struct Node {
     /// The leaf of what ends here.
     here: u32,
     has_literals: bool,
+}
+
+/// A place in a trie: below a literal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Below(u32);
+
+/// The first segment, and the rest. Segments are short: to look at each byte is quicker than what is made for long texts.
+fn split(text: &str) -> (&str, &str) {
+    let slash = text.bytes().position(|byte| byte == b'/');
+    let parts = slash.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?)));
+    parts.unwrap_or((text, ""))
 }
 
 /// A segment of what a trie holds.
@@ -262,23 +273,20 @@ impl Trie {
         self.walk_from(0, text, false, visit);
     }
 
-    /// The same below a literal that is no text of a request, such as the kind of an operation.
-    pub(super) fn walk_under(&self, first: &[&str], text: &str, visit: &mut impl FnMut(u32, bool)) {
-        let mut at = 0;
-        for literal in first {
-            match self.literals.get(at, literal.as_bytes()) {
-                Some(child) => at = child,
-                None => return,
-            }
-        }
-        self.walk_from(at, text, false, visit);
+    /// The place below a literal that is no text of a request, such as the kind of an operation; the root has none above it.
+    pub(super) fn below(&self, above: Option<Below>, literal: &str) -> Option<Below> {
+        self.literals.get(above.map_or(0, |above| above.0), literal.as_bytes()).map(Below)
     }
 
-    /// The leaf of whatever one segment below these literals.
-    pub(super) fn walk_one(&self, first: &[&str], visit: &mut impl FnMut(u32, bool)) {
-        let child = |at, literal: &&str| self.literals.get(at, literal.as_bytes());
-        let at = first.iter().try_fold(0, child).and_then(|at| self.nodes.get(index(at)));
-        let leaf = at.and_then(|node| self.nodes.get(index(node.one))).map_or(NONE, |node| node.here);
+    /// The same as [`Self::walk`] below such a literal.
+    pub(super) fn walk_below(&self, place: Below, text: &str, visit: &mut impl FnMut(u32, bool)) {
+        self.walk_from(place.0, text, false, visit);
+    }
+
+    /// The leaf of whatever one segment below such a literal.
+    pub(super) fn walk_one(&self, place: Below, visit: &mut impl FnMut(u32, bool)) {
+        let node = self.nodes.get(index(place.0));
+        let leaf = node.and_then(|node| self.nodes.get(index(node.one))).map_or(NONE, |node| node.here);
         if leaf != NONE {
             visit(leaf, false);
         }
@@ -297,7 +305,7 @@ impl Trie {
             if node.rest != NONE {
                 visit(node.rest, decoded);
             }
-            let (segment, tail) = text.split_once('/').unwrap_or((text, ""));
+            let (segment, tail) = split(text);
             if node.has_literals {
                 if let Some(child) = self.literals.get(at, segment.as_bytes()) {
                     if node.one == NONE {

@@ -148,6 +148,16 @@ mod properties {
     use super::*;
 
     proptest! {
+        /// T-27: the quick look at a path lets nothing through that the close one refuses.
+        #[test]
+        fn a_plain_path_is_good_at_a_close_look(
+            rest in prop_oneof!["(/|\\.|;|%2f|a|[ -~]){1,12}", "([a.;]{1,3}/){1,70}[a.]?"],
+        ) {
+            if is_plain(&rest) {
+                prop_assert_eq!(check_segments(&rest), Ok(()));
+            }
+        }
+
         /// T-27: what passes has one reading, also for whoever decodes it more than once.
         #[test]
         fn a_path_that_passes_has_one_reading(
