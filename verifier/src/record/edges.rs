@@ -4,11 +4,16 @@
 //! API key?
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    array,
+    collections::{HashMap, hash_map::Entry},
     hash::BuildHasher,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
+use foldhash::quality::RandomState;
 use serde::Serialize;
 
 use super::{Outcome, Record, RecordSink};
@@ -22,16 +27,48 @@ use crate::{
 /// Keeps at most [`Edges::MOST`] edges. What comes after that is counted in [`Edges::beyond`] and not kept: callers are
 /// authenticated and routes declared, so that a stranger cannot fill it (`T-29`). Users who call are one caller for each issuer, `corp:*`: they are
 /// many, and who of them did what is in the records.
-#[derive(Clone, Debug, Default)]
-pub struct Edges(Arc<Mutex<Kept>>);
+#[derive(Clone, Debug)]
+pub struct Edges(Arc<Kept>);
 
-#[derive(Debug, Default)]
+/// Every request adds to it: requests on several cores seldom meet at one part.
+#[derive(Debug)]
 struct Kept {
-    /// By a keyed hash of what the edge is told apart by, so that looking one up allocates nothing. Nobody outside can make two meet;
-    /// if two did, the later would be counted as beyond.
-    edges: HashMap<u64, (EdgeKey, Counts)>,
+    parts: [Mutex<Part>; PARTS],
     hasher: RandomState,
-    beyond: u64,
+    /// In all parts.
+    edges: AtomicUsize,
+    beyond: AtomicU64,
+}
+
+/// By a keyed hash of what the edge is told apart by, so that looking one up allocates nothing. Nobody outside can make two meet;
+/// if two did, the later would be counted as beyond.
+type Part = HashMap<u64, (EdgeKey, Counts), RandomState>;
+
+const PARTS: usize = 16;
+
+impl Default for Edges {
+    fn default() -> Self {
+        Self(Arc::new(Kept {
+            parts: array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::default(),
+            edges: AtomicUsize::new(0),
+            beyond: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Kept {
+    /// The part of this hash, by bits that no table of it looks at first.
+    fn part(&self, hash: u64) -> Option<MutexGuard<'_, Part>> {
+        let place = usize::try_from(hash >> 32).unwrap_or_default() % PARTS;
+        self.parts.get(place).map(|part| part.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there is room for one more; it is taken.
+    fn takes_one_more(&self) -> bool {
+        let one_more = |edges| (edges < Edges::MOST).then_some(edges + 1);
+        self.edges.try_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
 }
 
 /// What an edge is told apart by.
@@ -88,19 +125,17 @@ impl Edges {
     /// All edges, sorted by caller, proof and operation.
     #[must_use]
     pub fn list(&self) -> Vec<Edge> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut edges: Vec<_> = kept
-            .edges
-            .values()
-            .map(|(key, counts)| Edge {
+        let mut edges = Vec::new();
+        for part in &self.0.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            edges.extend(part.values().map(|(key, counts)| Edge {
                 key: key.clone(),
                 allowed: counts.allowed,
                 refused: counts.refused,
                 first_seen: counts.first_seen,
                 last_seen: counts.last_seen,
-            })
-            .collect();
-        drop(kept);
+            }));
+        }
         edges.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         edges
     }
@@ -117,26 +152,27 @@ impl Edges {
     /// Decisions that belong to no edge since there were too many.
     #[must_use]
     pub fn beyond(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).beyond
+        self.0.beyond.load(Ordering::Relaxed)
     }
 
     /// Adds one decision. Requests that nobody proved to have sent are no edge.
     pub(crate) fn add(&self, record: &Record<'_>) {
         let Some(caller) = record.caller else { return };
         let (id, proof) = (Who::of(caller), caller.proof().kind.as_str());
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hash = kept.hasher.hash_one((id, proof, record.operation));
-        if !kept.edges.contains_key(&hash) && kept.edges.len() < Self::MOST {
-            let key = EdgeKey { caller: id.name(), proof, operation: record.operation.to_string() };
-            let counts = Counts { allowed: 0, refused: 0, first_seen: record.at, last_seen: record.at };
-            kept.edges.insert(hash, (key, counts));
-        }
-        let counts = match kept.edges.get_mut(&hash) {
-            Some((key, counts)) if id.is(&key.caller) && key.proof == proof => counts,
-            Some(_) | None => {
-                kept.beyond = kept.beyond.saturating_add(1);
-                return;
+        let hash = self.0.hasher.hash_one((id, proof, record.operation));
+        let Some(mut part) = self.0.part(hash) else { return };
+        let known = match part.entry(hash) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(free) if self.0.takes_one_more() => {
+                let key = EdgeKey { caller: id.name(), proof, operation: record.operation.to_string() };
+                let counts = Counts { allowed: 0, refused: 0, first_seen: record.at, last_seen: record.at };
+                Some(free.insert((key, counts)))
             }
+            Entry::Vacant(_) => None,
+        };
+        let Some((_, counts)) = known.filter(|(key, _)| id.is(&key.caller) && key.proof == proof) else {
+            self.0.beyond.fetch_add(1, Ordering::Relaxed);
+            return;
         };
         let count = if record.outcome == Outcome::Allowed { &mut counts.allowed } else { &mut counts.refused };
         *count = count.saturating_add(1);
