@@ -415,9 +415,11 @@ const PAGE_HEADERS: [(&str, &str); 6] = [
     ("cache-control", "no-store"),
 ];
 
-impl<S, B> Service<Request<B>> for WithBrowsers<S>
+impl<S, B, R> Service<Request<B>> for WithBrowsers<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<B>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    R: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    R::Error: Into<axum::BoxError>,
     S::Future: Send + 'static,
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
@@ -438,7 +440,8 @@ where
             return Box::pin(async { answer.await.map(as_page) });
         }
         if !path.strip_prefix(pages.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-            return Box::pin(self.inner.call(request));
+            let answer = self.inner.call(request);
+            return Box::pin(async { answer.await.map(|answer| answer.map(Body::new)) });
         }
         let method = request.method().clone();
         if let Err(why) = self.sign_in.admit(&mut request) {
@@ -446,7 +449,7 @@ where
         }
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let answer = answer.await?;
+            let answer = answer.await?.map(Body::new);
             Ok(as_page(match answer.status() {
                 // The token has ended, or its key is no longer believed: sign in anew.
                 StatusCode::UNAUTHORIZED => NotAdmitted::NotSignedIn.answer(&method),

@@ -205,6 +205,12 @@ impl Authenticators {
         &self.0.trust_domain
     }
 
+    /// Whether any key in use is an API key.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "the layer's refusals say it"))]
+    pub(crate) fn takes_api_keys(&self) -> bool {
+        self.0.takes_keys && self.0.keys.load().records.any_api_key()
+    }
+
     /// The key records in use.
     #[must_use]
     pub fn key_records(&self) -> KeyRecords {

@@ -129,6 +129,9 @@ pub enum Refusal {
     Unauthenticated,
     /// The caller may not do this: 403, gRPC 7.
     Denied,
+    /// The caller may do this, but not with this transaction token, which has ended or is not for here: 403 with a problem type of its own
+    /// ([`TXN_TOKEN_PROBLEM`]), gRPC 7. A fresh token can help.
+    TxnToken,
     /// Not a request that is decided at all: 400, gRPC 3.
     Malformed,
     /// Too much of it: 429, gRPC 8.
@@ -142,11 +145,14 @@ pub enum Refusal {
     Broken,
 }
 
+/// The `type` of the problem document (RFC 9457) about a transaction token that was good once, or elsewhere.
+pub const TXN_TOKEN_PROBLEM: &str = "tag:bonafide.id,2026:problem/txn-token";
+
 impl Refusal {
     fn outcome(self) -> Outcome {
         match self {
             Self::Unauthenticated => Outcome::Unauthenticated,
-            Self::Denied => Outcome::Denied,
+            Self::Denied | Self::TxnToken => Outcome::Denied,
             Self::Malformed => Outcome::Malformed,
             Self::Limited { .. } => Outcome::Limited,
             Self::Unavailable => Outcome::Unavailable,
@@ -223,14 +229,14 @@ impl Authorization {
         record.trace = attempt.trace;
         let caller = match self.0.authenticators.authenticate(&attempt.presented) {
             Ok(Some(caller)) => caller,
-            Ok(None) => return Err(self.refuse(record, began, Refusal::Unauthenticated, "no-credential")),
-            Err(error) => return Err(self.refuse(record, began, error.refusal().into(), error.code())),
+            Ok(None) => return Err(self.refuse(&mut record, began, Refusal::Unauthenticated, "no-credential")),
+            Err(error) => return Err(self.refuse(&mut record, began, error.refusal().into(), error.code())),
         };
         record.caller = Some(&caller);
         #[cfg(feature = "jwt")]
         let on_behalf_of = match self.on_behalf_of(&attempt.presented, &caller) {
             Ok(on_behalf_of) => on_behalf_of,
-            Err((refusal, reason)) => return Err(self.refuse(record, began, refusal, reason)),
+            Err((refusal, reason)) => return Err(self.refuse(&mut record, began, refusal, reason)),
         };
         #[cfg(not(feature = "jwt"))]
         let on_behalf_of: Option<OnBehalfOf> = None;
@@ -238,19 +244,19 @@ impl Authorization {
             None => on_behalf_of,
             Some(Exchanged::Failed(refusal, reason)) => {
                 record.user = caller.presented_user().map(|user| user.id().as_str());
-                return Err(self.refuse(record, began, *refusal, reason));
+                return Err(self.refuse(&mut record, began, *refusal, reason));
             }
             // It is of this very request's user, or a mistake.
             Some(Exchanged::For(user)) if is_of(user, &caller) && on_behalf_of.is_none() => Some(user.clone()),
             Some(Exchanged::For(_)) => {
-                return Err(self.refuse(record, began, Refusal::Broken, "exchanged-for-another"));
+                return Err(self.refuse(&mut record, began, Refusal::Broken, "exchanged-for-another"));
             }
         };
         record.transaction = on_behalf_of.as_ref().map(OnBehalfOf::txn);
         let user = user_of(&caller, on_behalf_of.as_ref(), attempt.presented.at);
         let access =
             Access { caller: &caller, user, operation: attempt.operation, facts: None, at: attempt.presented.at };
-        let effect = self.decide(&access, record, began)?;
+        let effect = self.decide(&access, &record, began)?;
         let waits_for_facts = effect == Effect::AllowIfSecondStage;
         Ok(Granted { waits_for_facts, caller, on_behalf_of, trace: attempt.trace })
     }
@@ -275,7 +281,7 @@ impl Authorization {
             }
         }
         users.find(presented.headers, presented.at).map_err(|error| {
-            let refusal = if error.is_denial() { Refusal::Denied } else { Refusal::Malformed };
+            let refusal = if error.is_denial() { Refusal::TxnToken } else { Refusal::Malformed };
             (refusal, error.code())
         })
     }
@@ -316,7 +322,7 @@ impl Authorization {
     ) -> Result<(), Refused> {
         let (at, began) = (self.0.clock.now(), self.0.clock.boot());
         let access = Access { facts: Some(facts), ..granted.access(operation, at) };
-        self.decide(&access, self.record_of(granted, at, recorded), began).map(drop)
+        self.decide(&access, &self.record_of(granted, at, recorded), began).map(drop)
     }
 
     /// Whether what was granted still is: the credential has not ended, its key is still taken, and the policy of today says the same. A user whose token has ended
@@ -335,16 +341,16 @@ impl Authorization {
         let mut record = self.record_of(granted, at, recorded);
         record.user = access.user.map(|user| user.sub);
         if !self.0.authenticators.still_knows(&granted.caller) {
-            return Err(self.refuse(record, began, Refusal::Unauthenticated, "key-withdrawn"));
+            return Err(self.refuse(&mut record, began, Refusal::Unauthenticated, "key-withdrawn"));
         }
         let Some(active) = self.0.policy.load_full() else {
-            return Err(self.refuse(record, began, Refusal::Unavailable, "no-policy"));
+            return Err(self.refuse(&mut record, began, Refusal::Unavailable, "no-policy"));
         };
         match active.policy.decide(&access).effect {
             Effect::Allow | Effect::AllowIfSecondStage => Ok(()),
             Effect::Deny(why) => {
                 record.policy = Some(&active.version);
-                Err(self.refuse(record, began, Refusal::Denied, why.code()))
+                Err(self.refuse(&mut record, began, Refusal::Denied, why.code()))
             }
         }
     }
@@ -359,7 +365,8 @@ impl Authorization {
         recorded: RecordedOperation<'_>,
     ) -> Result<&'g OnBehalfOf, Refused> {
         let (at, began) = (self.0.clock.now(), self.0.clock.boot());
-        let missing = || self.refuse(self.record_of(granted, at, recorded), began, Refusal::Denied, "user-required");
+        let missing =
+            || self.refuse(&mut self.record_of(granted, at, recorded), began, Refusal::Denied, "user-required");
         granted.on_behalf_of.as_ref().ok_or_else(missing)
     }
 
@@ -373,7 +380,7 @@ impl Authorization {
     ) -> Refused {
         let mut record = Record::new(at, recorded, Outcome::Allowed, "");
         record.service = self.0.service.as_ref();
-        self.refuse(record, self.0.clock.boot(), refusal, reason)
+        self.refuse(&mut record, self.0.clock.boot(), refusal, reason)
     }
 
     /// Refuses what is not there, whoever asks for it; and records that. A stranger is refused as a stranger: nobody learns what there is before
@@ -385,10 +392,10 @@ impl Authorization {
         match self.0.authenticators.authenticate(&attempt.presented) {
             Ok(Some(caller)) => {
                 record.caller = Some(&caller);
-                self.refuse(record, began, refusal, reason)
+                self.refuse(&mut record, began, refusal, reason)
             }
-            Ok(None) => self.refuse(record, began, Refusal::Unauthenticated, "no-credential"),
-            Err(error) => self.refuse(record, began, error.refusal().into(), error.code()),
+            Ok(None) => self.refuse(&mut record, began, Refusal::Unauthenticated, "no-credential"),
+            Err(error) => self.refuse(&mut record, began, error.refusal().into(), error.code()),
         }
     }
 
@@ -449,13 +456,13 @@ impl Authorization {
         &self.0.clock
     }
 
-    fn decide(&self, access: &Access<'_>, record: Record<'_>, began: Duration) -> Result<Effect, Refused> {
+    fn decide(&self, access: &Access<'_>, record: &Record<'_>, began: Duration) -> Result<Effect, Refused> {
         let (policy, candidate) = (self.0.policy.load(), self.0.candidate.load());
-        let mut record: Record<'_> = record;
+        let mut record = *record;
         record.caller = Some(access.caller);
         record.user = access.user.map(|user| user.sub);
         let Some(active) = policy.as_deref() else {
-            return Err(self.refuse(record, began, Refusal::Unavailable, "no-policy"));
+            return Err(self.refuse(&mut record, began, Refusal::Unavailable, "no-policy"));
         };
         let decision = active.policy.decide(access);
         record.policy = Some(&active.version);
@@ -466,15 +473,15 @@ impl Authorization {
             None => candidate.as_deref().and_then(|candidate| difference(candidate, access, decision)),
         };
         if let Effect::Deny(why) = decision.effect {
-            return Err(self.refuse(record, began, Refusal::Denied, why.code()));
+            return Err(self.refuse(&mut record, began, Refusal::Denied, why.code()));
         }
         // What waits for facts is counted once, when it is allowed.
         if decision.effect == Effect::Allow
             && let Err(retry_after) = self.count(active, decision, access)
         {
-            return Err(self.refuse(record, began, Refusal::Limited { retry_after }, "limit"));
+            return Err(self.refuse(&mut record, began, Refusal::Limited { retry_after }, "limit"));
         }
-        self.record(record, began);
+        self.record(&mut record, began);
         Ok(decision.effect)
     }
 
@@ -494,21 +501,21 @@ impl Authorization {
         Ok(())
     }
 
-    fn refuse(&self, mut record: Record<'_>, began: Duration, refusal: Refusal, reason: &'static str) -> Refused {
+    fn refuse(&self, record: &mut Record<'_>, began: Duration, refusal: Refusal, reason: &'static str) -> Refused {
         record.outcome = refusal.outcome();
         record.reason = reason;
         self.record(record, began);
         Refused { refusal, reason }
     }
 
-    fn record(&self, mut record: Record<'_>, began: Duration) {
-        self.0.edges.add(&record);
+    fn record(&self, record: &mut Record<'_>, began: Duration) {
+        self.0.edges.add(record);
         if self.0.sinks.is_empty() || !(record.is_always_written() || self.0.sampling.takes()) {
             return;
         }
         record.took = self.0.clock.boot().saturating_sub(began);
         for sink in &self.0.sinks {
-            sink.record(&record);
+            sink.record(record);
         }
     }
 }

@@ -11,6 +11,8 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
+#[cfg(feature = "axum")]
+mod declared;
 #[cfg(all(feature = "jwt", feature = "tokio"))]
 pub mod edge;
 mod grant;
@@ -31,16 +33,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header::ALLOW};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 #[cfg(feature = "tonic")]
 pub use self::axum::DescriptorError;
 #[cfg(feature = "axum")]
-pub use self::axum::{Protected, ProtectedFuture, RequireUser, RouteReport, Routes};
+pub use self::axum::{Protected, RequireUser, RouteReport, Routes};
 pub use self::{body::GuardedBody, grant::Grant};
-use self::{body::Watch, request::Seen, upgrade::Upgrade};
+use self::{
+    body::Watch,
+    refusal::Challenge,
+    request::{Decided, Seen},
+    upgrade::Upgrade,
+};
 use crate::authorization::{Authorization, Refusal};
 
 /// Puts a service behind an [`Authorization`]. Works for any tower service over [`http::Request`].
@@ -52,9 +59,17 @@ pub struct AuthorizationLayer {
 #[derive(Debug)]
 struct Shared {
     authorization: Authorization,
-    grpc: Arc<[GrpcService]>,
-    /// The templates of the routes inside, where they were declared.
-    declared: Option<Vec<(crate::policy::Method, String)>>,
+    grpc: Vec<GrpcService>,
+    /// The routes inside, where they were declared.
+    #[cfg(feature = "axum")]
+    declared: Option<declared::Declared>,
+}
+
+impl Shared {
+    /// What whoever is refused could prove itself with.
+    fn challenge(&self) -> Challenge {
+        Challenge::of(self.authorization.authenticators())
+    }
 }
 
 /// A gRPC service inside.
@@ -70,7 +85,7 @@ impl AuthorizationLayer {
     /// For a service that speaks HTTP and no gRPC.
     #[must_use]
     pub fn new(authorization: Authorization) -> Self {
-        Self { shared: Arc::new(Shared { authorization, grpc: Arc::from([]), declared: None }) }
+        Self::with_grpc(authorization, [] as [String; 0])
     }
 
     /// For a service with these gRPC services, by their full names (`package.Service`). Requests to them are decided as gRPC calls whatever
@@ -78,7 +93,13 @@ impl AuthorizationLayer {
     #[must_use]
     pub fn with_grpc(authorization: Authorization, services: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let grpc = services.into_iter().map(|name| GrpcService { name: name.into(), methods: None }).collect();
-        Self { shared: Arc::new(Shared { authorization, grpc, declared: None }) }
+        let shared = Shared {
+            authorization,
+            grpc,
+            #[cfg(feature = "axum")]
+            declared: None,
+        };
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -126,13 +147,13 @@ where
     }
 }
 
-fn decided<S, B>(shared: &Shared, inner: &mut S, mut request: Request<B>) -> AuthorizedFuture<S::Future>
+fn decided<S, B>(shared: &Arc<Shared>, inner: &mut S, mut request: Request<B>) -> AuthorizedFuture<S::Future>
 where
     S: tower_service::Service<Request<B>>,
 {
+    let upgrade = Upgrade::of(&request);
     match request::decide(shared, &request) {
-        Ok(grant) => {
-            let upgrade = Upgrade::of(&request);
+        Decided::Granted(grant) => {
             request.extensions_mut().insert(grant.caller().clone());
             if let Some(on_behalf_of) = grant.on_behalf_of() {
                 request.extensions_mut().insert(on_behalf_of.clone());
@@ -141,7 +162,14 @@ where
             let inner = grant.within(|| inner.call(request));
             AuthorizedFuture::Inside { inner, grant: Some(grant), upgrade }
         }
-        Err((refusal, seen)) => AuthorizedFuture::Refused { refusal, grpc: seen == Seen::Grpc },
+        Decided::Refused(refusal, seen) => {
+            AuthorizedFuture::Refused { refusal, challenge: shared.challenge(), grpc: seen == Seen::Grpc }
+        }
+        Decided::LeftToRouter => {
+            // Nobody's, should there be one.
+            request.extensions_mut().remove::<Grant>();
+            AuthorizedFuture::Inside { inner: inner.call(request), grant: None, upgrade }
+        }
     }
 }
 
@@ -165,7 +193,7 @@ pin_project! {
     pub enum AuthorizedFuture<F> {
         Waiting { looking: LookUp, then: Option<Box<dyn FnOnce() -> AuthorizedFuture<F> + Send>> },
         Inside { #[pin] inner: F, grant: Option<Grant>, upgrade: Upgrade },
-        Refused { refusal: Refusal, grpc: bool },
+        Refused { refusal: Refusal, challenge: Challenge, grpc: bool },
     }
 }
 
@@ -198,23 +226,31 @@ where
             // INVARIANT: what follows is decided at once, and waits for nothing more.
             Projected::Waiting { .. } => Poll::Pending,
             Projected::Inside { inner, grant, upgrade } => {
-                let response = match grant {
+                let mut response = match grant {
                     Some(grant) => ready!(grant.within(|| inner.poll(cx)))?,
                     None => ready!(inner.poll(cx))?,
                 };
                 Poll::Ready(Ok(match grant.take() {
                     // The rule wanted facts and nobody gave any: what the handler did was not allowed by anything.
-                    Some(grant) if grant.is_unanswered() => refusal::response(grant.forgotten(), grant.is_grpc()),
+                    Some(grant) if grant.is_unanswered() => {
+                        refusal::response(grant.forgotten(), Challenge::BEARER, grant.is_grpc())
+                    }
                     Some(grant) => {
                         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                             upgrade.follow(grant.clone());
                         }
                         response.map(|body| GuardedBody::inside(body, Watch::new(grant)))
                     }
-                    None => response.map(GuardedBody::unwatched),
+                    None => {
+                        // A refusal, around which axum says which methods the route has: not for whoever is refused (trap 19).
+                        response.headers_mut().remove(ALLOW);
+                        response.map(GuardedBody::unwatched)
+                    }
                 }))
             }
-            Projected::Refused { refusal, grpc } => Poll::Ready(Ok(refusal::response(*refusal, *grpc))),
+            Projected::Refused { refusal, challenge, grpc } => {
+                Poll::Ready(Ok(refusal::response(*refusal, *challenge, *grpc)))
+            }
         }
     }
 }

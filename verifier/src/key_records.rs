@@ -208,6 +208,7 @@ struct Checked {
     by_key_id: HashMap<Arc<str>, Place>,
     /// Shared secrets alone. None where several records have the subject.
     by_subject: HashMap<Arc<str>, Option<usize>>,
+    any_api_key: bool,
 }
 
 struct Place {
@@ -240,6 +241,7 @@ impl KeyRecords {
             records: Vec::new(),
             by_key_id: HashMap::new(),
             by_subject: HashMap::new(),
+            any_api_key: false,
         }))
     }
 
@@ -251,8 +253,13 @@ impl KeyRecords {
         trust_domain: TrustDomain,
         records: impl IntoIterator<Item = KeyRecord>,
     ) -> Result<Self, (usize, KeyRecordFlaw)> {
-        let mut checked =
-            Checked { trust_domain, records: Vec::new(), by_key_id: HashMap::new(), by_subject: HashMap::new() };
+        let mut checked = Checked {
+            trust_domain,
+            records: Vec::new(),
+            by_key_id: HashMap::new(),
+            by_subject: HashMap::new(),
+            any_api_key: false,
+        };
         let mut ids = std::collections::HashSet::new();
         for (index, record) in records.into_iter().enumerate() {
             if index == MAX_RECORDS {
@@ -268,6 +275,7 @@ impl KeyRecords {
                     return Err((index, KeyRecordFlaw::KeyIdTwice { key_id: key_id.to_string() }));
                 }
             }
+            checked.any_api_key |= record.kind() == KeyKind::ApiKey;
             if record.kind() == KeyKind::SharedSecret {
                 let of_subject = checked.by_subject.entry(Arc::clone(&record.subject));
                 of_subject.and_modify(|record| *record = None).or_insert(Some(index));
@@ -312,7 +320,7 @@ impl KeyRecords {
     /// These records, with what was known of the use of keys that both have.
     #[must_use]
     pub(crate) fn with_uses_of(self, earlier: &Self) -> Self {
-        let Checked { trust_domain, records, by_key_id, by_subject } = &*self.0;
+        let Checked { trust_domain, records, by_key_id, by_subject, any_api_key } = &*self.0;
         let carried = by_key_id.iter().map(|(key_id, place)| {
             let used = earlier.0.by_key_id.get(key_id).map_or(&place.used, |earlier| &earlier.used);
             let place = Place { record: place.record, secret: place.secret, used: Arc::clone(used) };
@@ -323,7 +331,14 @@ impl KeyRecords {
             records: records.clone(),
             by_key_id: carried.collect(),
             by_subject: by_subject.clone(),
+            any_api_key: *any_api_key,
         }))
+    }
+
+    /// Whether any of the keys is an API key.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "the layer's refusals say it"))]
+    pub(crate) fn any_api_key(&self) -> bool {
+        self.0.any_api_key
     }
 
     /// The key of this ID.

@@ -105,7 +105,7 @@ fn jwt_21_an_ordinary_https_client_calls_with_a_key() {
     assert!(answer.starts_with("200 ") && answer.contains(r#""proof":"api-key""#), "{answer}");
     assert!(answer.contains(r#""for":"spiffe://example.org/export""#), "{answer}");
     let nobody = python(&service.url(), &roots, "");
-    assert!(nobody.starts_with("401 Bearer"), "{nobody}");
+    assert!(nobody.starts_with("401 Bearer, ApiKey"), "{nobody}");
     // It is its part to verify the service, by name and by our roots.
     for (url, roots) in [(service.url().replace("localhost", "127.0.0.1"), roots.as_str()), (service.url(), "")] {
         let answer = python(&url, roots, &key);

@@ -3,24 +3,27 @@
 use std::{
     convert::Infallible,
     fmt,
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
 use ::axum::{
     Router,
     body::Body,
-    extract::{FromRequestParts, OptionalFromRequestParts},
+    extract::{FromRequestParts, MatchedPath, OptionalFromRequestParts, State},
     handler::Handler,
-    http::{Request, Response, header::ALLOW, request::Parts},
+    http::{Request, Response, request::Parts},
+    middleware::{Next, from_fn_with_state},
     response::IntoResponse,
     routing::{MethodFilter, on},
 };
 
-use pin_project_lite::pin_project;
-
-use super::{AuthorizationLayer, Grant, GrpcService, Shared, refusal};
+use super::{
+    AuthorizationLayer, Authorized, Grant, GrpcService, GuardedBody, Shared,
+    declared::Declared,
+    refusal::{self, Challenge},
+    request::{self, Seen},
+};
 use crate::{
     authorization::{Authorization, Refusal, Refused},
     caller::Caller,
@@ -47,7 +50,7 @@ use crate::{
 pub struct Routes {
     authorization: Authorization,
     router: Router,
-    declared: Vec<(Method, String)>,
+    declared: Declared,
     grpc: Vec<GrpcService>,
 }
 
@@ -55,7 +58,7 @@ impl Routes {
     /// No route yet.
     #[must_use]
     pub fn new(authorization: Authorization) -> Self {
-        Self { authorization, router: Router::new(), declared: Vec::new(), grpc: Vec::new() }
+        Self { authorization, router: Router::new(), declared: Declared::default(), grpc: Vec::new() }
     }
 
     /// One more: a method, a template in axum's syntax, a handler. GET serves HEAD as well.
@@ -67,7 +70,7 @@ impl Routes {
     {
         let method = if method == Method::Head { Method::Get } else { method };
         self.router = self.router.route(template, on(filter(method), handler));
-        self.declared.push((method, template.to_owned()));
+        self.declared.add(method, template);
         self
     }
 
@@ -78,7 +81,7 @@ impl Routes {
     pub fn edges(mut self, template: &str) -> Self {
         let handler = crate::record::EdgesReport::new(self.authorization.edges());
         self.router = self.router.route_service(template, handler);
-        self.declared.push((Method::Get, template.to_owned()));
+        self.declared.add(Method::Get, template);
         self
     }
 
@@ -110,16 +113,22 @@ impl Routes {
     #[must_use]
     pub fn raw(mut self, change: impl FnOnce(Router) -> Router) -> Self {
         self.router = change(self.router);
+        self.declared.open();
         self
     }
 
     /// The whole thing, as a service.
     #[must_use]
     pub fn into_service(self) -> Protected {
-        let shared =
-            Shared { authorization: self.authorization, grpc: self.grpc.into(), declared: Some(self.declared) };
-        let layer = AuthorizationLayer { shared: std::sync::Arc::new(shared) };
-        Protected { router: self.router.layer(layer.clone()), layer }
+        let shared = Shared { authorization: self.authorization, grpc: self.grpc, declared: Some(self.declared) };
+        let layer = AuthorizationLayer { shared: Arc::new(shared) };
+        let is_open = layer.shared.declared.as_ref().is_some_and(Declared::is_open);
+        let router = if is_open {
+            self.router.layer(from_fn_with_state(Arc::clone(&layer.shared), only_declared))
+        } else {
+            self.router
+        };
+        Protected { service: tower_layer::Layer::layer(&layer, router), layer }
     }
 }
 
@@ -132,8 +141,21 @@ impl fmt::Debug for Routes {
 /// Routes behind their authorization. No route can be added to it.
 #[derive(Clone, Debug)]
 pub struct Protected {
-    router: Router,
+    service: Authorized<Router>,
     layer: AuthorizationLayer,
+}
+
+/// Inside a router that was changed by hand: what goes to another route than the one that was decided on is refused.
+async fn only_declared(State(shared): State<Arc<Shared>>, request: Request<Body>, next: Next) -> Response<Body> {
+    let route = request.extensions().get::<MatchedPath>();
+    let grant = request.extensions().get::<Grant>();
+    match (grant, route) {
+        (Some(grant), Some(route)) if grant.is_at(route.as_str()) => next.run(request).await,
+        (Some(_) | None, _) => {
+            let (refusal, seen) = request::refuse_undeclared(&shared, &request);
+            refusal::response::<Body>(refusal, shared.challenge(), seen == Seen::Grpc).map(Body::new)
+        }
+    }
 }
 
 /// A declared route, with the rules that can allow it.
@@ -179,9 +201,9 @@ impl Protected {
                 .map(|rule| rule.name().to_owned())
                 .collect()
         };
-        let http = shared.declared.iter().flatten().map(|(method, template)| RouteReport {
+        let http = shared.declared.iter().flat_map(Declared::iter).map(|(method, template)| RouteReport {
             route: format!("{method} {template}"),
-            rules: rules(&|rule| rule.covers_http(*method, template)),
+            rules: rules(&|rule| rule.covers_http(method, template)),
         });
         let grpc = shared
             .grpc
@@ -211,38 +233,16 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<::axum::BoxError>,
 {
-    type Response = Response<Body>;
+    type Response = Response<GuardedBody<Body>>;
     type Error = Infallible;
-    type Future = ProtectedFuture<<Router as tower_service::Service<Request<B>>>::Future>;
+    type Future = <Authorized<Router> as tower_service::Service<Request<B>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        <Router as tower_service::Service<Request<B>>>::poll_ready(&mut self.router, cx)
+        tower_service::Service::<Request<B>>::poll_ready(&mut self.service, cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        ProtectedFuture { inner: tower_service::Service::call(&mut self.router, request) }
-    }
-}
-
-pin_project! {
-    /// The answer of [`Protected`].
-    #[derive(Debug)]
-    pub struct ProtectedFuture<F> {
-        #[pin]
-        inner: F,
-    }
-}
-
-impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for ProtectedFuture<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(mut response) = ready!(self.project().inner.poll(cx));
-        // Around a refusal axum says which methods the route has: not for whoever is refused (trap 19).
-        if response.extensions().get::<refusal::IsRefusal>().is_some() {
-            response.headers_mut().remove(ALLOW);
-        }
-        Poll::Ready(Ok(response))
+        self.service.call(request)
     }
 }
 
@@ -346,6 +346,6 @@ const NO_LAYER: Refused = Refused { refusal: Refusal::Broken, reason: "no-author
 /// So that a handler hands on what [`Grant::check`] says with `?`.
 impl IntoResponse for Refused {
     fn into_response(self) -> Response<Body> {
-        refusal::response::<Body>(self.refusal, false).map(Body::new)
+        refusal::response::<Body>(self.refusal, Challenge::BEARER, false).map(Body::new)
     }
 }

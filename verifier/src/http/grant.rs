@@ -8,14 +8,14 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Uri};
+use http::{Request, uri::PathAndQuery};
 
 use super::{
-    GrpcService, Shared,
-    request::{grpc_call, recorded_grpc, recorded_http},
+    Shared,
+    request::{recorded_grpc, recorded_http},
 };
 use crate::{
-    authorization::{Authorization, Granted, Refusal, Refused},
+    authorization::{Granted, Refusal, Refused},
     caller::Caller,
     on_behalf_of::OnBehalfOf,
     policy::{CanonicalPath, Facts, Method, Operation, User},
@@ -27,101 +27,184 @@ use crate::{
 #[derive(Clone, Debug)]
 // Not behind a pointer of its own: that would be one more allocation for each request.
 pub struct Grant {
-    authorization: Authorization,
+    shared: Arc<Shared>,
     granted: Granted,
     asked: Asked,
     /// Whether the handler asked, where a rule waits for that.
     answered: Option<Arc<AtomicBool>>,
 }
 
-/// What was asked for, without what the request carries.
+/// What was asked for, without what the request carries. Each request has one, and it is cloned: it holds as little as it can.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     method: Option<Method>,
-    uri: Uri,
+    /// None where the request names no path.
+    target: Option<PathAndQuery>,
     route: Route,
-    services: Arc<[GrpcService]>,
 }
 
 #[derive(Clone, Debug)]
 enum Route {
     /// Not known: a service without routes, or none that fits.
     None,
+    /// One of the layer's gRPC services.
+    Grpc(usize),
+    /// One of the layer's declared routes.
+    #[cfg(feature = "axum")]
+    Declared(usize),
+    /// As the router around the layer has found it.
     #[cfg(feature = "axum")]
     Matched(::axum::extract::MatchedPath),
 }
 
-/// What a router has, or may have, without anybody having declared it.
+/// Where a request goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Undeclared {
-    /// A whole route.
-    Route,
-    /// A method of a declared route; most likely one that it does not have.
-    Method,
-    /// A path that no route has; most likely there is nothing, but it could be a fallback or a service of its own.
-    Fallback,
+pub(super) enum Place {
+    /// Routes are not declared, or it is a gRPC call.
+    Anywhere,
+    /// To a declared route; most likely it has no other methods than those that were declared.
+    Declared { takes_method: bool },
+    /// To no declared route, and there is no other. The router may have a fallback.
+    Nowhere,
+    /// To no declared route, but there may be others.
+    Unknown,
 }
 
 impl Asked {
+    /// By the layer's own tables; else as a router around the layer has found.
     pub(super) fn new<B>(shared: &Shared, request: &Request<B>) -> Self {
-        #[cfg(feature = "axum")]
-        let route = request
-            .extensions()
-            .get::<::axum::extract::MatchedPath>()
-            .map_or(Route::None, |path| Route::Matched(path.clone()));
-        #[cfg(not(feature = "axum"))]
-        let route = Route::None;
-        Self {
-            method: Method::parse(request.method().as_str()),
-            uri: request.uri().clone(),
-            route,
-            services: Arc::clone(&shared.grpc),
-        }
+        Self::with(shared, request, |asked| {
+            #[cfg(feature = "axum")]
+            if let Some(declared) = &shared.declared {
+                return declared.find(asked.path()).map_or(Route::None, Route::Declared);
+            }
+            Route::matched(request)
+        })
     }
 
-    pub(super) fn grpc(&self) -> Option<(&GrpcService, &str)> {
-        grpc_call(&self.uri, &self.services)
+    /// As the router has found it, whatever was declared.
+    #[cfg(feature = "axum")]
+    pub(super) fn at_route_of<B>(shared: &Shared, request: &Request<B>) -> Self {
+        Self::with(shared, request, |_| Route::matched(request))
+    }
+
+    fn with<B>(shared: &Shared, request: &Request<B>, route: impl FnOnce(&Self) -> Route) -> Self {
+        let method = Method::parse(request.method().as_str());
+        let mut asked = Self { method, target: request.uri().path_and_query().cloned(), route: Route::None };
+        asked.route = asked.grpc_service(shared).map_or_else(|| route(&asked), Route::Grpc);
+        asked
+    }
+
+    /// `/package.Service/Method`, of one of the services.
+    fn grpc_service(&self, shared: &Shared) -> Option<usize> {
+        if shared.grpc.is_empty() {
+            return None;
+        }
+        let (service, _) = self.grpc_parts()?;
+        shared.grpc.iter().position(|known| known.name == service)
+    }
+
+    fn grpc_parts(&self) -> Option<(&str, &str)> {
+        self.path().strip_prefix('/')?.split_once('/')
+    }
+
+    pub(super) fn method(&self) -> Option<Method> {
+        self.method
+    }
+
+    pub(super) fn path(&self) -> &str {
+        self.target.as_ref().map_or("", PathAndQuery::path)
     }
 
     pub(super) fn is_grpc(&self) -> bool {
-        self.grpc().is_some()
+        matches!(self.route, Route::Grpc(_))
     }
 
-    fn route(&self) -> &str {
+    /// Whether a route was found.
+    #[cfg(feature = "axum")]
+    pub(super) fn has_route(&self) -> bool {
+        !matches!(self.route, Route::None)
+    }
+
+    /// Whether the router has found the same route.
+    #[cfg(feature = "axum")]
+    pub(super) fn is_at(&self, shared: &Shared, template: &str) -> bool {
         match &self.route {
-            Route::None => "",
+            Route::None => false,
+            Route::Grpc(service) => {
+                let rest = template.strip_prefix('/').and_then(|template| template.strip_suffix("/{*method}"));
+                shared.grpc.get(*service).is_some_and(|service| rest == Some(&service.name))
+            }
+            Route::Declared(route) => shared.declared.as_ref().is_some_and(|all| all.template(*route) == template),
+            Route::Matched(matched) => matched.as_str() == template,
+        }
+    }
+
+    pub(super) fn place(&self, shared: &Shared) -> Place {
+        #[cfg(feature = "axum")]
+        if let Some(declared) = &shared.declared {
+            return match (&self.route, self.method) {
+                (Route::Grpc(_), _) => Place::Anywhere,
+                (Route::Declared(route), Some(method)) => {
+                    Place::Declared { takes_method: declared.has(*route, method) }
+                }
+                (Route::Declared(_), None) => Place::Declared { takes_method: false },
+                (Route::None | Route::Matched(_), _) if declared.is_open() => Place::Unknown,
+                (Route::None | Route::Matched(_), _) => Place::Nowhere,
+            };
+        }
+        let _ = shared;
+        Place::Anywhere
+    }
+
+    /// By names that were declared, never by a stranger's own words.
+    pub(super) fn recorded<'a>(&'a self, shared: &'a Shared) -> RecordedOperation<'a> {
+        let http = |route| recorded_http(self.method, route);
+        match &self.route {
+            Route::None => http(""),
+            Route::Grpc(service) => match (shared.grpc.get(*service), self.grpc_parts()) {
+                (Some(service), Some((_, method))) => recorded_grpc(service, method),
+                (None, _) | (_, None) => http(""),
+            },
             #[cfg(feature = "axum")]
-            Route::Matched(path) => path.as_str(),
+            Route::Declared(route) => http(shared.declared.as_ref().map_or("", |all| all.template(*route))),
+            #[cfg(feature = "axum")]
+            Route::Matched(matched) => http(matched.as_str()),
         }
     }
 
-    /// What of the router was not declared, if anything.
-    pub(super) fn undeclared(&self, shared: &Shared, method: Method) -> Option<Undeclared> {
-        let declared = shared.declared.as_ref().filter(|_| !self.is_grpc())?;
-        if self.route().is_empty() {
-            return Some(Undeclared::Fallback);
-        }
-        let method = if method == Method::Head { Method::Get } else { method };
-        let mut methods = declared.iter().filter(|(_, template)| template == self.route()).map(|(method, _)| *method);
-        match methods.next() {
-            None => Some(Undeclared::Route),
-            Some(first) if first == method || methods.any(|other| other == method) => None,
-            Some(_) => Some(Undeclared::Method),
-        }
+    /// What is decided on; none if its method is unknown or its path odd.
+    pub(super) fn operation<'a>(&'a self, shared: &'a Shared) -> Option<Operation<'a>> {
+        Some(self.operation_of(shared, self.method?, CanonicalPath::parse(self.path()).ok()?))
     }
 
-    pub(super) fn recorded(&self) -> RecordedOperation<'_> {
-        match self.grpc() {
-            Some((service, method)) => recorded_grpc(service, method),
-            None => recorded_http(self.method, self.route()),
+    /// The same by its method and path, which were read already.
+    pub(super) fn operation_of<'a>(
+        &'a self,
+        shared: &'a Shared,
+        method: Method,
+        path: CanonicalPath<'a>,
+    ) -> Operation<'a> {
+        if let Route::Grpc(service) = self.route
+            && let (Some(service), Some((_, method))) = (shared.grpc.get(service), self.grpc_parts())
+        {
+            Operation::Grpc { service: &service.name, method }
+        } else {
+            Operation::Http { method, path }
         }
     }
+}
 
-    fn operation(&self) -> Option<Operation<'_>> {
-        match self.grpc() {
-            Some((service, method)) => Some(Operation::Grpc { service: &service.name, method }),
-            None => Some(Operation::Http { method: self.method?, path: CanonicalPath::parse(self.uri.path()).ok()? }),
-        }
+impl Route {
+    #[cfg(feature = "axum")]
+    fn matched<B>(request: &Request<B>) -> Self {
+        let matched = request.extensions().get::<::axum::extract::MatchedPath>();
+        matched.map_or(Self::None, |path| Self::Matched(path.clone()))
+    }
+
+    #[cfg(not(feature = "axum"))]
+    fn matched<B>(_: &Request<B>) -> Self {
+        Self::None
     }
 }
 
@@ -129,9 +212,19 @@ impl Grant {
     /// How often a permission that lasts is looked at.
     pub const PERIOD: Duration = Duration::from_secs(10);
 
-    pub(super) fn new(authorization: Authorization, granted: Granted, asked: Asked) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, granted: Granted, asked: Asked) -> Self {
         let answered = granted.waits_for_facts.then(Arc::default);
-        Self { authorization, granted, asked, answered }
+        Self { shared, granted, asked, answered }
+    }
+
+    fn recorded(&self) -> RecordedOperation<'_> {
+        self.asked.recorded(&self.shared)
+    }
+
+    /// Whether it is for the route that the router has found.
+    #[cfg(feature = "axum")]
+    pub(super) fn is_at(&self, template: &str) -> bool {
+        self.asked.is_at(&self.shared, template)
     }
 
     /// Who calls.
@@ -149,7 +242,7 @@ impl Grant {
     /// The user of the request, whichever credential says so: of its transaction token, or at an edge the one who calls or for whom a service calls.
     #[must_use]
     pub fn user(&self) -> Option<User<'_>> {
-        self.granted.user(self.authorization.clock().now())
+        self.granted.user(self.shared.authorization.clock().now())
     }
 
     /// On whose behalf, for a handler that does nothing without a transaction's user: at an edge that is one whose token was exchanged.
@@ -157,7 +250,7 @@ impl Grant {
     /// # Errors
     /// When the request is not made for anybody; hand it on, it becomes the answer.
     pub fn require_user(&self) -> Result<&OnBehalfOf, Refused> {
-        self.authorization.require_user(&self.granted, self.asked.recorded())
+        self.shared.authorization.require_user(&self.granted, self.recorded())
     }
 
     /// Asks again, with facts about the thing that the request is about. A rule whose condition speaks of `resource` waits for this: a handler
@@ -166,14 +259,13 @@ impl Grant {
     /// # Errors
     /// When the caller may not; hand it on, it becomes the answer.
     pub fn check(&self, facts: &Facts) -> Result<(), Refused> {
-        let asked = &self.asked;
         if let Some(answered) = &self.answered {
             answered.store(true, Ordering::Release);
         }
-        let Some(operation) = asked.operation() else {
+        let Some(operation) = self.asked.operation(&self.shared) else {
             return Err(Refused { refusal: Refusal::Malformed, reason: "path" });
         };
-        self.authorization.authorize_with(&self.granted, operation, asked.recorded(), facts)
+        self.shared.authorization.authorize_with(&self.granted, operation, self.recorded(), facts)
     }
 
     /// Asks whether the caller may do something that no request names.
@@ -183,7 +275,7 @@ impl Grant {
     pub fn check_action(&self, action: &str, resource: CanonicalPath<'_>, facts: &Facts) -> Result<(), Refused> {
         let recorded = RecordedOperation::App { action, resource: "" };
         let operation = Operation::App { action, resource };
-        self.authorization.authorize_with(&self.granted, operation, recorded, facts)
+        self.shared.authorization.authorize_with(&self.granted, operation, recorded, facts)
     }
 
     /// Waits until the permission is gone: the caller's credential has ended, or the policy of the day says another thing. It is looked at
@@ -191,14 +283,14 @@ impl Grant {
     /// [`serve`](crate::serve::serve()) that a handler takes over (a WebSocket); under another server loop the handler ends it when this
     /// returns. May be dropped at any time.
     pub async fn ended(&self) {
-        self.authorization.until_ended(&self.granted, Self::PERIOD, || self.still_holds()).await;
+        self.shared.authorization.until_ended(&self.granted, Self::PERIOD, || self.still_holds()).await;
     }
 
     /// Runs a step of the request in the context of its user ([`super::propagate`]). A service that does not look at users has no context, and a request
     /// whose user was not exchanged for a transaction token has none either: a call onward then fails, rather than losing the user.
     pub(super) fn within<T>(&self, step: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tokio")]
-        if self.authorization.knows_users()
+        if self.shared.authorization.knows_users()
             && (self.on_behalf_of().is_some() || self.caller().presented_user().is_none())
         {
             return super::propagate::sync_within(self.on_behalf_of().cloned(), step);
@@ -213,10 +305,10 @@ impl Grant {
 
     /// The handler's mistake, recorded.
     pub(super) fn forgotten(&self) -> Refusal {
-        let at = self.authorization.clock().now();
+        let at = self.shared.authorization.clock().now();
         let refused =
-            self.authorization.refuse_undecided(at, self.asked.recorded(), Refusal::Broken, "second-stage-not-asked");
-        tracing::error!(operation = %self.asked.recorded(), "a rule waits for facts and the handler gave none; call `Grant::check`");
+            self.shared.authorization.refuse_undecided(at, self.recorded(), Refusal::Broken, "second-stage-not-asked");
+        tracing::error!(operation = %self.recorded(), "a rule waits for facts and the handler gave none; call `Grant::check`");
         refused.refusal
     }
 
@@ -226,9 +318,8 @@ impl Grant {
 
     /// Whether it still holds, for what lasts.
     pub(super) fn still_holds(&self) -> bool {
-        let asked = &self.asked;
-        asked.operation().is_some_and(|operation| {
-            self.authorization.still_granted(&self.granted, operation, asked.recorded()).is_ok()
+        self.asked.operation(&self.shared).is_some_and(|operation| {
+            self.shared.authorization.still_granted(&self.granted, operation, self.recorded()).is_ok()
         })
     }
 }

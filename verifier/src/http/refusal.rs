@@ -4,25 +4,33 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::GuardedBody;
-use crate::authorization::Refusal;
 #[cfg(feature = "tonic")]
 use crate::authorization::Refused;
+use crate::{authenticate::Authenticators, authorization::Refusal};
 
-/// In the extensions of a refusal's answer, so that whoever hands it on knows it as one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct IsRefusal;
+/// What a refused caller could prove itself with, as `WWW-Authenticate` says it (RFC 9110 §11.6.1). A certificate has no scheme there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Challenge(&'static str);
 
-/// Over plain HTTP a status and a problem document (RFC 9457) without reasons; over gRPC an answer of trailers alone.
-pub(super) fn response<B>(refusal: Refusal, grpc: bool) -> Response<GuardedBody<B>> {
-    let mut response = if grpc { over_grpc(refusal) } else { over_http(refusal) };
-    response.extensions_mut().insert(IsRefusal);
-    response
+impl Challenge {
+    /// The least that a 401 may say.
+    pub(super) const BEARER: Self = Self("Bearer");
+
+    pub(super) fn of(authenticators: &Authenticators) -> Self {
+        if authenticators.takes_api_keys() { Self("Bearer, ApiKey") } else { Self::BEARER }
+    }
 }
 
-fn over_http<B>(refusal: Refusal) -> Response<GuardedBody<B>> {
+/// Over plain HTTP a status and a problem document (RFC 9457) without reasons; over gRPC an answer of trailers alone.
+pub(super) fn response<B>(refusal: Refusal, challenge: Challenge, grpc: bool) -> Response<GuardedBody<B>> {
+    if grpc { over_grpc(refusal) } else { over_http(refusal, challenge) }
+}
+
+fn over_http<B>(refusal: Refusal, challenge: Challenge) -> Response<GuardedBody<B>> {
     let (status, body) = match refusal {
         Refusal::Unauthenticated => (StatusCode::UNAUTHORIZED, problem!("Unauthorized", 401)),
         Refusal::Denied => (StatusCode::FORBIDDEN, problem!("Forbidden", 403)),
+        Refusal::TxnToken => (StatusCode::FORBIDDEN, TXN_TOKEN_DOCUMENT),
         Refusal::Malformed => (StatusCode::BAD_REQUEST, problem!("Bad Request", 400)),
         Refusal::Limited { .. } => (StatusCode::TOO_MANY_REQUESTS, problem!("Too Many Requests", 429)),
         Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, problem!("Service Unavailable", 503)),
@@ -34,7 +42,7 @@ fn over_http<B>(refusal: Refusal) -> Response<GuardedBody<B>> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if refusal == Refusal::Unauthenticated {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge.0));
     }
     if let Refusal::Limited { retry_after } = refusal {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(retry_after)));
@@ -50,10 +58,15 @@ macro_rules! problem {
 }
 use problem;
 
+/// Its type is [`TXN_TOKEN_PROBLEM`](crate::authorization::TXN_TOKEN_PROBLEM).
+const TXN_TOKEN_DOCUMENT: &str =
+    r#"{"type":"tag:bonafide.id,2026:problem/txn-token","title":"Transaction Token Not Accepted","status":403}"#;
+
 fn grpc_status(refusal: Refusal) -> (i32, &'static str) {
     match refusal {
         Refusal::Unauthenticated => (16, "unauthenticated"),
         Refusal::Denied => (7, "permission denied"),
+        Refusal::TxnToken => (7, "transaction token not accepted"),
         Refusal::Malformed => (3, "malformed request"),
         Refusal::Limited { .. } => (8, "too many requests"),
         Refusal::Unavailable => (14, "unavailable"),

@@ -1,10 +1,12 @@
 //! From an HTTP request to what is decided on.
 
-use http::{Request, Uri, header};
+use std::sync::Arc;
+
+use http::{HeaderName, Request, header};
 
 use super::{
     Grant, GrpcService, Shared,
-    grant::{Asked, Undeclared},
+    grant::{Asked, Place},
 };
 #[cfg(all(feature = "jwt", feature = "tokio"))]
 use crate::user::PresentedUser;
@@ -12,7 +14,7 @@ use crate::{
     authenticate::{Presented, SessionUser},
     authorization::{Attempt, Exchanged, Refusal},
     clock::Timestamp,
-    policy::{CanonicalPath, Method, Operation},
+    policy::{CanonicalPath, Method},
     record::{RecordedOperation, TraceId},
     tls::Peer,
 };
@@ -24,50 +26,76 @@ pub(super) enum Seen {
     Grpc,
 }
 
+/// What becomes of a request.
+pub(super) enum Decided {
+    Granted(Grant),
+    Refused(Refusal, Seen),
+    /// No declared route has its path, and the router may have others: refused by [`refuse_undeclared`], once the router has found out which.
+    LeftToRouter,
+}
+
 /// Decides on a request from its head.
-pub(super) fn decide<B>(shared: &Shared, request: &Request<B>) -> Result<Grant, (Refusal, Seen)> {
+pub(super) fn decide<B>(shared: &Arc<Shared>, request: &Request<B>) -> Decided {
     let authorization = &shared.authorization;
     let at = authorization.clock().now();
     let asked = Asked::new(shared, request);
+    let recorded = asked.recorded(shared);
     let seen = if asked.is_grpc() { Seen::Grpc } else { Seen::Http };
     let refuse =
-        |refusal, reason| (authorization.refuse_undecided(at, asked.recorded(), refusal, reason).refusal, seen);
+        |refusal, reason| Decided::Refused(authorization.refuse_undecided(at, recorded, refusal, reason).refusal, seen);
 
     if let Some(reason) = odd_host(request) {
-        return Err(refuse(Refusal::Malformed, reason));
+        return refuse(Refusal::Malformed, reason);
     }
-    let Some(method) = Method::parse(request.method().as_str()) else {
-        return Err(refuse(Refusal::Malformed, "method"));
+    let Some(method) = asked.method() else { return refuse(Refusal::Malformed, "method") };
+    let path = match CanonicalPath::parse(asked.path()) {
+        Ok(path) => path,
+        Err(error) => return refuse(Refusal::Malformed, error.code()),
     };
-    let path = CanonicalPath::parse(request.uri().path()).map_err(|error| refuse(Refusal::Malformed, error.code()))?;
-    let operation = operation(&asked, method, path);
-    let presented = presented(request, at);
-    let trace =
-        request.headers().get("traceparent").and_then(|value| value.to_str().ok()).and_then(TraceId::of_traceparent);
-    let recorded = asked.recorded();
-    let attempt = Attempt { presented, operation, recorded, trace };
-    match asked.undeclared(shared, method) {
-        None => {}
-        Some(Undeclared::Method) => {
-            return Err((authorization.refuse_known(&attempt, Refusal::Denied, "undeclared-method").refusal, seen));
-        }
-        Some(Undeclared::Fallback) => {
-            return Err((authorization.refuse_known(&attempt, Refusal::Denied, "no-route").refusal, seen));
-        }
-        Some(Undeclared::Route) => {
-            let path = request.uri().path();
-            tracing::error!(path, "a route that nobody declared; declare it where its router is built");
-            return Err(refuse(Refusal::Broken, "undeclared-route"));
-        }
+    let operation = asked.operation_of(shared, method, path);
+    let attempt = Attempt { presented: presented(request, at), operation, recorded, trace: trace(request) };
+    let refuse_known =
+        |reason| Decided::Refused(authorization.refuse_known(&attempt, Refusal::Denied, reason).refusal, seen);
+    match asked.place(shared) {
+        Place::Anywhere | Place::Declared { takes_method: true } => {}
+        Place::Declared { takes_method: false } => return refuse_known("undeclared-method"),
+        Place::Nowhere => return refuse_known(NO_ROUTE),
+        Place::Unknown => return Decided::LeftToRouter,
     }
     let exchanged = request.extensions().get::<Exchanged>();
     match authorization.authorize_exchanged(&attempt, exchanged) {
         Ok(granted) => {
             known(request);
-            Ok(Grant::new(authorization.clone(), granted, asked))
+            Decided::Granted(Grant::new(Arc::clone(shared), granted, asked))
         }
-        Err(refused) => Err((refused.refusal, seen)),
+        Err(refused) => Decided::Refused(refused.refusal, seen),
     }
+}
+
+const NO_ROUTE: &str = "no-route";
+
+/// Refuses a request at a route that nobody declared, or at none.
+#[cfg(feature = "axum")]
+pub(super) fn refuse_undeclared<B>(shared: &Shared, request: &Request<B>) -> (Refusal, Seen) {
+    let authorization = &shared.authorization;
+    let at = authorization.clock().now();
+    let asked = Asked::at_route_of(shared, request);
+    let recorded = asked.recorded(shared);
+    let seen = if asked.is_grpc() { Seen::Grpc } else { Seen::Http };
+    let refusal = if asked.has_route() {
+        let path = asked.path();
+        tracing::error!(path, "a route that nobody declared; declare it where its router is built");
+        authorization.refuse_undecided(at, recorded, Refusal::Broken, "undeclared-route").refusal
+    } else {
+        match asked.operation(shared) {
+            Some(operation) => {
+                let attempt = Attempt { presented: presented(request, at), operation, recorded, trace: trace(request) };
+                authorization.refuse_known(&attempt, Refusal::Denied, NO_ROUTE).refusal
+            }
+            None => authorization.refuse_undecided(at, recorded, Refusal::Malformed, "path").refusal,
+        }
+    };
+    (refusal, seen)
 }
 
 /// The user whose token an edge is to exchange for this request, and the scope that it asks for. See [`super::edge`].
@@ -78,18 +106,17 @@ pub(super) fn to_be_exchanged<B>(
     scope: impl Fn(&PresentedUser) -> String,
 ) -> Option<(PresentedUser, String)> {
     let asked = Asked::new(shared, request);
-    let method = Method::parse(request.method().as_str())?;
-    let operation = operation(&asked, method, CanonicalPath::parse(request.uri().path()).ok()?);
     let presented = presented(request, shared.authorization.clock().now());
-    let attempt = Attempt { presented, operation, recorded: asked.recorded(), trace: None };
+    let attempt =
+        Attempt { presented, operation: asked.operation(shared)?, recorded: asked.recorded(shared), trace: None };
     shared.authorization.to_be_exchanged(&attempt, scope)
 }
 
-fn operation<'a>(asked: &'a Asked, method: Method, path: CanonicalPath<'a>) -> Operation<'a> {
-    match asked.grpc() {
-        Some((service, method)) => Operation::Grpc { service: &service.name, method },
-        None => Operation::Http { method, path },
-    }
+/// W3C Trace Context §3.2.
+fn trace<B>(request: &Request<B>) -> Option<TraceId> {
+    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    let value = request.headers().get(TRACEPARENT)?;
+    value.to_str().ok().and_then(TraceId::of_traceparent)
 }
 
 fn presented<B>(request: &Request<B>, at: Timestamp) -> Presented<'_> {
@@ -139,12 +166,6 @@ fn odd_host<B>(request: &Request<B>) -> Option<&'static str> {
         }
         _ => None,
     }
-}
-
-/// `/package.Service/Method`, of one of these services.
-pub(super) fn grpc_call<'u, 's>(uri: &'u Uri, services: &'s [GrpcService]) -> Option<(&'s GrpcService, &'u str)> {
-    let (service, method) = uri.path().strip_prefix('/')?.split_once('/')?;
-    services.iter().find(|known| known.name == service).map(|known| (known, method))
 }
 
 /// A method of gRPC as it is recorded: where the methods are known, a stranger's own words are not.

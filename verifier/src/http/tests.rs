@@ -262,7 +262,8 @@ async fn t_27_refusals_over_http() {
         let (status, headers, body) = send(&service, request).await;
         assert_eq!(status.as_u16(), expected, "{what}");
         assert_eq!(headers["content-type"], "application/problem+json", "{what}");
-        assert_eq!(headers.contains_key("www-authenticate"), expected == 401, "{what}");
+        let challenge = headers.get("www-authenticate").map(|value| value.to_str().unwrap());
+        assert_eq!(challenge, (expected == 401).then_some("Bearer, ApiKey"), "{what}");
         let document: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(document["status"], expected, "{what}");
         assert_eq!(document.as_object().unwrap().len(), 3, "{what}: no reason on the wire");

@@ -264,9 +264,12 @@ impl Rig {
     }
 }
 
-async fn told(response: Response<Body>) -> (u16, String) {
+async fn told<B>(response: Response<B>) -> (u16, String)
+where
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<::axum::BoxError>> + Send + 'static,
+{
     let status = response.status().as_u16();
-    let body = ::axum::body::to_bytes(response.into_body(), 65_536).await.unwrap();
+    let body = ::axum::body::to_bytes(Body::new(response.into_body()), 65_536).await.unwrap();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 

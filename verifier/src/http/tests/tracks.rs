@@ -363,6 +363,8 @@ pub(super) fn routes(authorization: Authorization) -> Protected {
         .grpc(Config, &descriptor())
         .unwrap()
         .raw(|router| {
+            // The last one has the path of a declared template, too.
+            let router = router.route("/v1/config/late", get(async || "late"));
             router.route("/late", get(async || "late")).merge(Router::new().route("/merged", get(async || "merged")))
         })
         .into_service()

@@ -415,6 +415,11 @@ async fn trap_14_routes_outside_the_layer() {
         assert_eq!(world.raw(head(line, &key()).as_bytes()).await.0, expected, "{line}");
         assert_eq!(world.records.reason(), reason, "{line}");
     }
+    // One that hides behind a declared template is decided on as that, and not served either.
+    assert_eq!(world.raw(head("GET /v1/config/late", &key()).as_bytes()).await.0, 500);
+    let records = world.records.take();
+    assert_eq!(records.last().unwrap()["reason"], "undeclared-route");
+    assert_eq!(records.last().unwrap()["route"], "/v1/config/late");
     // gRPC-web and a body in JSON do not make another operation of a call.
     for kind in ["application/grpc", "application/grpc-web", "application/json", "text/plain"] {
         let headers = format!("{}Content-Type: {kind}\r\n", key());

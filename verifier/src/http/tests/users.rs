@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    authorization::TXN_TOKEN_PROBLEM,
     http::RequireUser,
     jwt::{Algorithm, SigningInput, txn_token::TYPE},
     on_behalf_of::OnBehalfOf,
@@ -103,7 +104,12 @@ async fn trap_18_users_over_http() {
         } else {
             let (outcome, reason) = answer.split_once(' ').unwrap();
             assert!(line.starts_with(outcome) && line.ends_with(reason), "{name}: {line}");
-            assert!(!body.contains("txn") && !body.contains("user"), "{name}: {body}");
+            // A token that a fresh one can take the place of is told apart, and that is all that is told (`authorization.md` §4.1).
+            let document: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let stale = reason == "txn-token-audience";
+            assert_eq!(document["type"], if stale { TXN_TOKEN_PROBLEM } else { "about:blank" }, "{name}");
+            let told = body.replace(TXN_TOKEN_PROBLEM, "");
+            assert!(!["txn", "user", "audience", "scope"].iter().any(|word| told.contains(word)), "{name}: {body}");
         }
     }
     // The limit is each user's, and the record says who: charlie has used one of two.
