@@ -485,8 +485,8 @@ impl Authorization {
         Ok(decision.effect)
     }
 
-    /// Counts against the limits of the rule that allowed it, one after the other. Gives the wait of the first that is exceeded; those before it
-    /// have counted the attempt.
+    /// Counts against the limits of the rule that allowed it, one after the other, those of the fewest first: what one user may not any more takes
+    /// nothing from what others share. Gives the wait of the first that is exceeded; those before it have counted the attempt.
     fn count(&self, active: &Active, decision: Decision, access: &Access<'_>) -> Result<(), Duration> {
         let Some(rule) = decision.rule.and_then(|id| active.policy.rule(id)) else { return Ok(()) };
         for limit in rule.limits() {

@@ -71,14 +71,14 @@ pub enum LimitPer {
     Day,
 }
 
-/// Whose requests a limit counts together.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+/// Whose requests a limit counts together, the fewest first.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum LimitBy {
+    /// Those of one caller for one user.
+    User,
     /// Those of one caller.
     #[default]
     Caller,
-    /// Those of one caller for one user.
-    User,
     /// All that the rule allows.
     Rule,
 }

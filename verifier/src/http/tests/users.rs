@@ -25,7 +25,7 @@ http = ["PUT /v1/images/{id}"]
 proof = "api-key"
 user = "required"
 scope = "photo.write"
-limit = "2/h burst 2 per user"
+limit = ["3/h burst 3 per rule", "2/h burst 2 per user"]
 
 [[allow]]
 name = "for anybody"
@@ -112,7 +112,8 @@ async fn trap_18_users_over_http() {
             assert!(!["txn", "user", "audience", "scope"].iter().any(|word| told.contains(word)), "{name}: {body}");
         }
     }
-    // The limit is each user's, and the record says who: charlie has used one of two.
+    // The limit is each user's, and the record says who: charlie has used one of two. What is refused by it does not count for the rule, which
+    // has one of three left.
     let put = async |sub: &str| {
         let mut request = rig.request("PUT", "/v1/images/1");
         request.headers_mut().append("txn-token", good(sub).parse().unwrap());

@@ -678,6 +678,8 @@ impl Reader<'_> {
                     .suggest("write `100/s burst 200`, `5/min per user` or `10000/day per rule`; units are s, min, h and day (which has no burst)"),
             }
         }
+        // Counted in this order; see [`LimitBy`].
+        limits.sort_by_key(|limit| limit.by);
         limits
     }
 
