@@ -44,9 +44,10 @@ fn main() {
     in_memory(&issued, &layer);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (with, without) = (Served::start(&issued, 0, layer.layer(Hello)), Served::start(&issued, 0, Hello));
-    runtime.block_on(over_tls(&issued, &with, &without));
-    drop((with, without));
+    measure::on_one_core(|| {
+        let (with, without) = (Served::start(&issued, 0, layer.layer(Hello)), Served::start(&issued, 0, Hello));
+        runtime.block_on(over_tls(&issued, &with, &without));
+    });
 
     let all = Routes::new(guarded::authorization(&issued, 1, 1000, records("axum")))
         .route(Method::Get, "/hello/{name}", hello)
