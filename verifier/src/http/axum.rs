@@ -128,7 +128,7 @@ impl Routes {
         } else {
             self.router
         };
-        Protected { service: tower_layer::Layer::layer(&layer, router), layer }
+        Protected { service: tower_layer::Layer::layer(&layer, router) }
     }
 }
 
@@ -142,7 +142,6 @@ impl fmt::Debug for Routes {
 #[derive(Clone, Debug)]
 pub struct Protected {
     service: Authorized<Router>,
-    layer: AuthorizationLayer,
 }
 
 /// Inside a router that was changed by hand: what goes to another route than the one that was decided on is refused.
@@ -184,14 +183,14 @@ impl Protected {
     /// When the edge could not work.
     #[cfg(all(feature = "jwt", feature = "tokio"))]
     pub fn at_edge(self, edge: super::edge::Edge) -> Result<super::edge::AtEdge<Self>, super::edge::EdgeError> {
-        let layer = self.layer.at_edge(edge)?;
+        let layer = AuthorizationLayer { shared: Arc::clone(&self.service.shared) }.at_edge(edge)?;
         Ok(tower_layer::Layer::layer(&layer, self))
     }
 
     /// Every declared route with the rules that can allow it by the policy of now.
     #[must_use]
     pub fn report(&self) -> Vec<RouteReport> {
-        let shared = &self.layer.shared;
+        let shared = &self.service.shared;
         let policy = shared.authorization.policy();
         let rules = |covers: &dyn Fn(&crate::policy::RuleView<'_>) -> bool| -> Vec<String> {
             policy

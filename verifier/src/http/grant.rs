@@ -58,6 +58,7 @@ enum Route {
 }
 
 /// Where a request goes.
+#[cfg_attr(not(feature = "axum"), allow(dead_code, reason = "without a router no routes are declared"))]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Place {
     /// Routes are not declared, or it is a gRPC call.
@@ -73,13 +74,7 @@ pub(super) enum Place {
 impl Asked {
     /// By the layer's own tables; else as a router around the layer has found.
     pub(super) fn new<B>(shared: &Shared, request: &Request<B>) -> Self {
-        Self::with(shared, request, |asked| {
-            #[cfg(feature = "axum")]
-            if let Some(declared) = &shared.declared {
-                return declared.find(asked.path()).map_or(Route::None, Route::Declared);
-            }
-            Route::matched(request)
-        })
+        Self::with(shared, request, |asked| Route::of(shared, request, asked.path()))
     }
 
     /// As the router has found it, whatever was declared.
@@ -197,14 +192,22 @@ impl Asked {
 
 impl Route {
     #[cfg(feature = "axum")]
-    fn matched<B>(request: &Request<B>) -> Self {
-        let matched = request.extensions().get::<::axum::extract::MatchedPath>();
-        matched.map_or(Self::None, |path| Self::Matched(path.clone()))
+    fn of<B>(shared: &Shared, request: &Request<B>, path: &str) -> Self {
+        match &shared.declared {
+            Some(declared) => declared.find(path).map_or(Self::None, Self::Declared),
+            None => Self::matched(request),
+        }
     }
 
     #[cfg(not(feature = "axum"))]
-    fn matched<B>(_: &Request<B>) -> Self {
+    fn of<B>(_: &Shared, _: &Request<B>, _: &str) -> Self {
         Self::None
+    }
+
+    #[cfg(feature = "axum")]
+    fn matched<B>(request: &Request<B>) -> Self {
+        let matched = request.extensions().get::<::axum::extract::MatchedPath>();
+        matched.map_or(Self::None, |path| Self::Matched(path.clone()))
     }
 }
 
