@@ -89,7 +89,11 @@ fn f08_a_ca_whose_clock_is_absurd_does_not_sign() {
         ca.wait_for("name the flag", SOON, |line| line.contains("--accept-clock").then_some(()))
             .unwrap_or_else(|error| panic!("{by}: {error}"));
         if !ca.printed().iter().any(|line| line.starts_with("ready ")) {
-            let status = site.ca(&["status", "--output", "json"]).success().json();
+            // It says so before it listens.
+            let status = eventually("an answer of the CA", || {
+                let answer = site.ca(&["status", "--output", "json"]);
+                (answer.code == 0).then(|| answer.json())
+            });
             let health = status["health"].as_array().unwrap();
             assert!(
                 health.iter().any(|part| part["state"] == "unready"),
