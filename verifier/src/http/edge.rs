@@ -169,7 +169,7 @@ type ScopeOf = dyn Fn(&Method, &Uri) -> Option<String> + Send + Sync;
 type FactsOf = dyn Fn(&EdgeRequest<'_>) -> Map<String, Value> + Send + Sync;
 
 /// A request whose user's token is about to be exchanged, for who says what stands in the transaction token.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct EdgeRequest<'r> {
     /// Its method.
@@ -182,6 +182,16 @@ pub struct EdgeRequest<'r> {
     pub user: &'r PresentedUser,
     /// Where the connection comes from, if nobody has proved to be a service or a proxy on it, and the server loop tells ([`serve`](crate::serve::serve())).
     pub address: Option<IpAddr>,
+}
+
+/// Without headers, which hold the user's token, and without the query.
+impl fmt::Debug for EdgeRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EdgeRequest")
+            .field("method", self.method)
+            .field("path", &self.uri.path())
+            .finish_non_exhaustive()
+    }
 }
 
 impl EdgeRequest<'_> {

@@ -1,6 +1,7 @@
 //! What a request that goes on carries along.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +25,7 @@ use crate::{
 
 /// A request's permission, in its extensions. A handler asks it again with what it knows of the thing that the request is about, and
 /// about actions of the program's own. Cheap to clone; clones are the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 // Not behind a pointer of its own: that would be one more allocation for each request.
 pub struct Grant {
     shared: Arc<Shared>,
@@ -35,7 +36,7 @@ pub struct Grant {
 }
 
 /// What was asked for, without what the request carries. Each request has one, and it is cloned: it holds as little as it can.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Asked {
     method: Option<Method>,
     /// None where the request names no path.
@@ -43,7 +44,7 @@ pub(super) struct Asked {
     route: Route,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Route {
     /// Not known: a service without routes, or none that fits.
     None,
@@ -69,6 +70,16 @@ pub(super) enum Place {
     Nowhere,
     /// To no declared route, but there may be others.
     Unknown,
+}
+
+/// As in a record, without the path and its query.
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("granted", &self.granted)
+            .field("operation", &self.recorded())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Asked {

@@ -588,6 +588,8 @@ async fn what_the_edge_says_of_a_request_stands_in_its_token() {
 
     rig.edge = with(&rig, |edge| {
         edge.details_of(|request| {
+            let shown = format!("{request:?}");
+            assert!(!shown.contains("eyJ") && !shown.contains("album"), "no token, and nothing of the query: {shown}");
             let album = request.uri.query().and_then(|query| query.strip_prefix("album="));
             json!({ "album": album, "method": request.method.as_str() }).as_object().unwrap().clone()
         })
