@@ -148,13 +148,11 @@ pub struct Protected {
 async fn only_declared(State(shared): State<Arc<Shared>>, request: Request<Body>, next: Next) -> Response<Body> {
     let route = request.extensions().get::<MatchedPath>();
     let grant = request.extensions().get::<Grant>();
-    match (grant, route) {
-        (Some(grant), Some(route)) if grant.is_at(route.as_str()) => next.run(request).await,
-        (Some(_) | None, _) => {
-            let (refusal, seen) = request::refuse_undeclared(&shared, &request);
-            refusal::response::<Body>(refusal, shared.challenge(), seen == Seen::Grpc).map(Body::new)
-        }
+    if grant.zip(route).is_some_and(|(grant, route)| grant.is_at(route.as_str())) {
+        return next.run(request).await;
     }
+    let (refusal, seen) = request::refuse_undeclared(&shared, &request);
+    refusal::response::<Body>(refusal, shared.challenge(), seen == Seen::Grpc).map(Body::new)
 }
 
 /// A declared route, with the rules that can allow it.
