@@ -124,7 +124,7 @@ impl Browser {
         self.command(Method::POST, &format!("/element/{element}/value"), &json!({ "text": value })).await;
     }
 
-    /// Clicks. Where that leads to another page, what is asked next waits for it.
+    /// Clicks. What it leads to is not there yet when this returns: see [`Self::arrive`] and [`Self::see`].
     pub async fn click(&self, selector: &str) {
         let element = self.find(selector).await;
         self.command(Method::POST, &format!("/element/{element}/click"), &json!({})).await;
