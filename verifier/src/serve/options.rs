@@ -23,7 +23,7 @@ pub struct ServeOptions {
     /// HTTP/1.1: within this a request's headers must have come, counted from when the connection could take one (so this
     /// is also how long a kept-alive connection may rest); else it is closed. Default 10 s.
     pub header_deadline: Duration,
-    /// A connection without any request in flight is closed after this. Default 60 s.
+    /// A connection without any request in flight is closed after this, or up to a quarter later. Default 60 s.
     pub idle: Duration,
     /// A peer that takes no bytes for this long, while there are some to send, is cut. Default 30 s.
     pub write_stall: Duration,

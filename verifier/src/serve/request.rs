@@ -1,11 +1,11 @@
 //! One request: it gets the connection's facts, and the connection learns that it is busy.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -17,32 +17,52 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::taken_over::TakenOver;
 
-/// How many requests of a connection are in flight, their answers' bodies included.
+/// How many requests of a connection are in flight, their answers' bodies included. A request wakes nobody by its begin and its end, which would
+/// cost it a turn of the scheduler and often another thread: whoever waits for the connection to rest looks now and then.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     active: AtomicUsize,
-    changed: Notify,
+    /// Requests until now; it may wrap around.
+    begun: AtomicUsize,
+    /// Whether the end of the last one in flight is waited for.
+    awaited: AtomicBool,
+    ended: Notify,
 }
 
 impl Activity {
     fn begin(self: &Arc<Self>) -> InFlight {
-        self.active.fetch_add(1, Ordering::AcqRel);
-        self.changed.notify_one();
+        self.active.fetch_add(1, Ordering::SeqCst);
+        self.begun.fetch_add(1, Ordering::Release);
         InFlight(Arc::clone(self))
     }
 
-    /// Returns once nothing has been in flight for `limit`.
+    /// Returns once nothing has been in flight for `limit`, or up to a quarter longer.
     pub(super) async fn idle_for(&self, limit: Duration) {
+        let (mut begun, mut looks) = (self.begun.load(Ordering::Acquire), 0);
+        while looks < LOOKS {
+            self.none_in_flight().await;
+            let _ = timeout(limit / LOOKS, pending::<()>()).await;
+            let before = std::mem::replace(&mut begun, self.begun.load(Ordering::Acquire));
+            let rested = begun == before && self.active.load(Ordering::Acquire) == 0;
+            looks = if rested { looks + 1 } else { 0 };
+        }
+    }
+
+    async fn none_in_flight(&self) {
         loop {
-            if self.active.load(Ordering::Acquire) > 0 {
-                self.changed.notified().await;
-            } else if timeout(limit, self.changed.notified()).await.is_err() && self.active.load(Ordering::Acquire) == 0
-            {
+            // In this order, and the other way round at the end of a request, so that one of the two sees the other.
+            self.awaited.store(true, Ordering::SeqCst);
+            if self.active.load(Ordering::SeqCst) == 0 {
+                self.awaited.store(false, Ordering::SeqCst);
                 return;
             }
+            self.ended.notified().await;
         }
     }
 }
+
+/// How often it is looked within the time that a connection may rest.
+const LOOKS: u32 = 4;
 
 /// One request in flight.
 #[derive(Debug)]
@@ -50,8 +70,9 @@ struct InFlight(Arc<Activity>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
+        if self.0.active.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.awaited.load(Ordering::SeqCst) {
+            self.0.ended.notify_one();
+        }
     }
 }
 
@@ -131,5 +152,52 @@ impl<B: Body + Unpin> Body for InFlightBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// F-12: a connection rests when no request is in flight, however long the one before took, and not a moment before its time.
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "the time that tokio's timers go by, which stands still here")]
+    async fn a_connection_rests_between_its_requests_and_not_in_them() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let seconds = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        // (requests as pauses before and lengths, in seconds)
+        for requests in [&[][..], &[(0, 0)], &[(59, 1)], &[(10, 600), (59, 0), (0, 61), (30, 5)], &[(1, 1); 90]] {
+            let activity = Arc::new(Activity::default());
+            let idle = async {
+                activity.idle_for(LIMIT).await;
+                Instant::now()
+            };
+            let busy = async {
+                for (pause, length) in requests {
+                    seconds(*pause).await;
+                    let in_flight = activity.begin();
+                    seconds(*length).await;
+                    drop(in_flight);
+                }
+                Instant::now()
+            };
+            let (idle, rests_since) = tokio::join!(idle, busy);
+            let rested = idle - rests_since;
+            assert!((LIMIT..=LIMIT + LIMIT / LOOKS).contains(&rested), "{requests:?}: {rested:?}");
+        }
+    }
+
+    /// What another thread ends is seen, whatever it meets.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_end_on_another_thread_is_seen() {
+        for _ in 0..2_000 {
+            let activity = Arc::new(Activity::default());
+            let in_flight = activity.begin();
+            let ends = tokio::spawn(async move { drop(in_flight) });
+            timeout(Duration::from_secs(30), activity.none_in_flight()).await.expect("it is seen");
+            ends.await.unwrap();
+        }
     }
 }
