@@ -3,7 +3,6 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
-use base64ct::{Base64UrlUnpadded, Encoding};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value, json};
 
@@ -301,9 +300,19 @@ impl SigningInput {
     /// A token of another kind, by its `typ`, such as [`super::txn_token::TYPE`].
     #[must_use]
     pub fn typed(token_type: &str, algorithm: Algorithm, key_id: &str, claims: &Map<String, Value>) -> Self {
+        Self::of_text(token_type, algorithm, key_id, &Value::Object(claims.clone()).to_string())
+    }
+
+    /// Of claims that are written already: a JSON object.
+    pub(super) fn of_text(token_type: &str, algorithm: Algorithm, key_id: &str, claims: &str) -> Self {
         let header = json!({ "alg": algorithm.name(), "kid": key_id, "typ": token_type }).to_string();
-        let claims = Value::Object(claims.clone()).to_string();
-        Self(format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes())))
+        let (header, claims) = (header.as_bytes(), claims.as_bytes());
+        let length = [header, claims].map(|part| BASE64URL_NOPAD.encode_len(part.len()) + 1).iter().sum::<usize>();
+        let mut input = String::with_capacity(length + ES256_SIGNATURE_TEXT);
+        BASE64URL_NOPAD.encode_append(header, &mut input);
+        input.push('.');
+        BASE64URL_NOPAD.encode_append(claims, &mut input);
+        Self(input)
     }
 
     /// The bytes to sign.
@@ -314,11 +323,9 @@ impl SigningInput {
 
     /// The token. An ECDSA signature is r and s, each as long as the curve's coordinates, not DER.
     #[must_use]
-    pub fn with_signature(self, signature: &[u8]) -> String {
-        format!("{}.{}", self.0, encode(signature))
+    pub fn with_signature(mut self, signature: &[u8]) -> String {
+        self.0.push('.');
+        BASE64URL_NOPAD.encode_append(signature, &mut self.0);
+        self.0
     }
-}
-
-fn encode(bytes: &[u8]) -> String {
-    Base64UrlUnpadded::encode_string(bytes)
 }

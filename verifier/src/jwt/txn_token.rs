@@ -111,13 +111,13 @@ pub(crate) fn verify(
     Ok(Verified { user, from, until: expires_at })
 }
 
-/// All but the times, which are the receiver's to judge. Who mints has its claims read here, too, before it signs them.
+/// All but the times, which are the receiver's to judge.
 fn read(payload: &Map<String, Value>, trust_domain: &TrustDomain) -> Result<TxnClaims, JwtError> {
     let claims = Claims(payload);
-    let [sub, txn, scope] = MOST_TEXT.map(|(claim, most)| text(&claims, claim, most));
-    let (sub, txn, scope) = (sub?, txn?, words(scope?)?);
-    let requester = required(&claims, claim::REQUESTER)?;
-    let requester = SpiffeId::parse(requester).map_err(|error| JwtError::Subject { error })?;
+    let required = |claim| claims.text(claim)?.ok_or(JwtError::MissingClaim { claim });
+    let [sub, txn, scope] = [claim::SUBJECT, claim::TRANSACTION, claim::SCOPE].map(required);
+    let (sub, txn, scope) = (sub?, txn?, scope?);
+    let requester = SpiffeId::parse(required(claim::REQUESTER)?).map_err(|error| JwtError::Subject { error })?;
     let (tctx, rctx) = (object(payload, claim::TRANSACTION_CONTEXT)?, object(payload, claim::REQUESTER_CONTEXT)?);
     let audience = claims.audience()?;
     let date = |claim| claims.date(claim)?.ok_or(JwtError::MissingClaim { claim });
@@ -131,13 +131,8 @@ fn read(payload: &Map<String, Value>, trust_domain: &TrustDomain) -> Result<TxnC
     if audience.iter().map(String::as_str).ne([trust_domain.as_str()]) {
         return Err(JwtError::Audience);
     }
-    requesters::check(&requester, trust_domain)?;
-    let earlier_requesters = requesters::read(payload, &requester, trust_domain)?;
-    let life = expires_at.since(issued_at);
-    if life > MOST_LIFETIME {
-        return Err(JwtError::LivesTooLong { left: life, most: MOST_LIFETIME });
-    }
-    Ok(TxnClaims {
+    let earlier_requesters = requesters::read(payload, &requester)?;
+    let claims = TxnClaims {
         sub: sub.to_owned(),
         txn: txn.to_owned(),
         scope: scope.to_owned(),
@@ -147,26 +142,28 @@ fn read(payload: &Map<String, Value>, trust_domain: &TrustDomain) -> Result<TxnC
         rctx,
         issued_at,
         expires_at,
-    })
+    };
+    check(&claims, trust_domain)?;
+    Ok(claims)
 }
 
-fn required<'c>(claims: &Claims<'c>, claim: &'static str) -> Result<&'c str, JwtError> {
-    claims.text(claim)?.ok_or(JwtError::MissingClaim { claim })
-}
-
-/// Visible, so that a record and a log show what there is.
-fn text<'c>(claims: &Claims<'c>, claim: &'static str, most: usize) -> Result<&'c str, JwtError> {
-    let text = required(claims, claim)?;
-    if (1..=most).contains(&text.len()) && !text.chars().any(char::is_control) {
-        Ok(text)
-    } else {
-        Err(JwtError::Claim { claim, expected: "a text within its bounds, without control characters" })
+/// What holds for the claims of each token, whoever mints and whoever receives it.
+fn check(claims: &TxnClaims, trust_domain: &TrustDomain) -> Result<(), JwtError> {
+    for ((claim, most), text) in MOST_TEXT.into_iter().zip([&claims.sub, &claims.txn, &claims.scope]) {
+        // Visible, so that a record and a log show what there is.
+        if !(1..=most).contains(&text.len()) || text.chars().any(char::is_control) {
+            return Err(JwtError::Claim { claim, expected: "a text within its bounds, without control characters" });
+        }
     }
-}
-
-fn words(scope: &str) -> Result<&str, JwtError> {
-    let wrong = JwtError::Claim { claim: claim::SCOPE, expected: "words with one blank between two" };
-    if is_scope(scope) { Ok(scope) } else { Err(wrong) }
+    if !is_scope(&claims.scope) {
+        return Err(JwtError::Claim { claim: claim::SCOPE, expected: "words with one blank between two" });
+    }
+    requesters::check(&claims.requester, &claims.earlier_requesters, trust_domain)?;
+    let life = claims.expires_at.since(claims.issued_at);
+    if life > MOST_LIFETIME {
+        return Err(JwtError::LivesTooLong { left: life, most: MOST_LIFETIME });
+    }
+    Ok(())
 }
 
 fn object(claims: &Map<String, Value>, claim: &'static str) -> Result<Map<String, Value>, JwtError> {

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-use super::{TYPE, claim, read, requesters};
+use super::{TYPE, check, claim, requesters};
 use crate::{
     clock::Timestamp,
     jwt::{
-        Algorithm, JwtError, MAX_TOKEN_BYTES, SigningInput,
+        Algorithm, JwtError, MAX_TOKEN_BYTES, Part, SigningInput,
         jws::{ES256_SIGNATURE_TEXT, MAX_DEPTH},
     },
     spiffe::{SpiffeId, TrustDomain},
@@ -43,33 +44,50 @@ impl TxnClaims {
     /// # Errors
     /// The claim that no receiver would take, or [`JwtError::TooLarge`].
     pub fn signing_input(&self, trust_domain: &TrustDomain, key_id: &str) -> Result<SigningInput, JwtError> {
-        let mut claims = Map::new();
-        let mut set = |claim: &str, value: Value| claims.insert(claim.to_owned(), value);
-        set(claim::SUBJECT, self.sub.as_str().into());
-        set(claim::AUDIENCE, trust_domain.as_str().into());
-        set(claim::TRANSACTION, self.txn.as_str().into());
-        set(claim::SCOPE, self.scope.as_str().into());
-        set(claim::REQUESTER, self.requester.as_str().into());
-        set(claim::ISSUED_AT, self.issued_at.unix_seconds().into());
-        set(claim::EXPIRES_AT, self.expires_at.unix_seconds().into());
-        if let Some(chain) = requesters::write(&self.requester, &self.earlier_requesters) {
-            set(claim::ACTOR, chain);
-        }
+        check(self, trust_domain)?;
         for (claim, facts) in [(claim::TRANSACTION_CONTEXT, &self.tctx), (claim::REQUESTER_CONTEXT, &self.rctx)] {
             if facts.values().any(|value| is_deeper(value, MAX_DEPTH - 2)) {
                 return Err(JwtError::Claim { claim, expected: "nested less deeply" });
             }
-            if !facts.is_empty() {
-                set(claim, Value::Object(facts.clone()));
-            }
         }
-        read(&claims, trust_domain)?;
         if self.expires_at <= self.issued_at {
             return Err(JwtError::Claim { claim: claim::EXPIRES_AT, expected: "after it is issued" });
         }
-        let input = SigningInput::typed(TYPE, Algorithm::Es256, key_id, &claims);
+        let said = Said { claims: self, trust_domain };
+        // Members have texts as names: nothing here fails.
+        let said = serde_json::to_string(&said).map_err(|_| JwtError::NotAnObject { part: Part::Claims })?;
+        let input = SigningInput::of_text(TYPE, Algorithm::Es256, key_id, &said);
         let bytes = input.as_bytes().len() + ES256_SIGNATURE_TEXT;
         if bytes > MAX_TOKEN_BYTES { Err(JwtError::TooLarge { bytes }) } else { Ok(input) }
+    }
+}
+
+/// The claims as they stand in the token.
+struct Said<'s> {
+    claims: &'s TxnClaims,
+    trust_domain: &'s TrustDomain,
+}
+
+impl Serialize for Said<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let claims = self.claims;
+        let mut said = serializer.serialize_map(None)?;
+        said.serialize_entry(claim::AUDIENCE, self.trust_domain.as_str())?;
+        said.serialize_entry(claim::SUBJECT, &claims.sub)?;
+        said.serialize_entry(claim::TRANSACTION, &claims.txn)?;
+        said.serialize_entry(claim::SCOPE, &claims.scope)?;
+        said.serialize_entry(claim::REQUESTER, claims.requester.as_str())?;
+        if let Some(chain) = requesters::write(&claims.requester, &claims.earlier_requesters) {
+            said.serialize_entry(claim::ACTOR, &chain)?;
+        }
+        for (claim, facts) in [(claim::TRANSACTION_CONTEXT, &claims.tctx), (claim::REQUESTER_CONTEXT, &claims.rctx)] {
+            if !facts.is_empty() {
+                said.serialize_entry(claim, facts)?;
+            }
+        }
+        said.serialize_entry(claim::ISSUED_AT, &claims.issued_at.unix_seconds())?;
+        said.serialize_entry(claim::EXPIRES_AT, &claims.expires_at.unix_seconds())?;
+        said.end()
     }
 }
 

@@ -11,24 +11,22 @@ use crate::{
 /// The most requesters that one transaction's tokens may have had, the latest included: so often may a token be replaced.
 pub const MOST_REQUESTERS: usize = 8;
 
-/// Services of the own trust domain ask, and nobody else.
-pub(super) fn check(requester: &SpiffeId, trust_domain: &TrustDomain) -> Result<(), JwtError> {
-    if requester.trust_domain() == trust_domain && !requester.path().is_empty() && !requester.is_reserved() {
-        Ok(())
-    } else {
-        Err(JwtError::NoClient { id: requester.clone() })
+/// Services of the own trust domain ask, and nobody else, and not more of them than there may be.
+pub(super) fn check(requester: &SpiffeId, earlier: &[SpiffeId], trust_domain: &TrustDomain) -> Result<(), JwtError> {
+    let is_service = |id: &&SpiffeId| id.trust_domain() == trust_domain && !id.path().is_empty() && !id.is_reserved();
+    if let Some(id) = std::iter::once(requester).chain(earlier).find(|id| !is_service(id)) {
+        return Err(JwtError::NoClient { id: id.clone() });
     }
+    if earlier.len() < MOST_REQUESTERS { Ok(()) } else { Err(wrong()) }
+}
+
+fn wrong() -> JwtError {
+    JwtError::Claim { claim: claim::ACTOR, expected: "the requester with those before it nested inside" }
 }
 
 /// `act`: the requester of this token, nested in it those before, the latest first. Absent from a token that replaces none.
-pub(super) fn read(
-    payload: &Map<String, Value>,
-    requester: &SpiffeId,
-    trust_domain: &TrustDomain,
-) -> Result<Vec<SpiffeId>, JwtError> {
+pub(super) fn read(payload: &Map<String, Value>, requester: &SpiffeId) -> Result<Vec<SpiffeId>, JwtError> {
     let Some(mut actor) = payload.get(claim::ACTOR) else { return Ok(Vec::new()) };
-    let wrong =
-        || JwtError::Claim { claim: claim::ACTOR, expected: "the requester with those before it nested inside" };
     let mut requesters = Vec::new();
     loop {
         let members = actor.as_object().filter(|_| requesters.len() < MOST_REQUESTERS).ok_or_else(wrong)?;
@@ -37,7 +35,6 @@ pub(super) fn read(
         }
         let id = members.get(claim::SUBJECT).and_then(Value::as_str).ok_or_else(wrong)?;
         let id = SpiffeId::parse(id).map_err(|_| wrong())?;
-        check(&id, trust_domain)?;
         requesters.push(id);
         match members.get(claim::ACTOR) {
             Some(before) => actor = before,
