@@ -2,7 +2,9 @@
 //!
 //! What is guaranteed at each message: the process that called `connect` is alive and has these facts. What is not: who
 //! else holds the connection (a process may hand it on, and then speaks for whoever uses it, W-05), or what else runs under
-//! that user. So the user is the boundary, and path and hash only narrow it. The kernel's *effective* user counts: a
+//! that user. Transaction tokens alone go by what was found out up to a second ago over the same connection, so that a process that becomes
+//! another program or user has them for that long: it could as well take along the tokens of the moment before, which live for minutes.
+//! Whether it lives is asked each time. So the user is the boundary, and path and hash only narrow it. The kernel's *effective* user counts: a
 //! setuid-root program that anybody may start is attested as root (W-09), so do not register services for root.
 //!
 //! [`Peer`] takes hold of the process when a connection is accepted, [`Attestor::attest`] reads its facts before each

@@ -177,6 +177,7 @@ fn helper_process() {
     }
     let mut connection: Option<UnixStream> = None;
     let mut children = Vec::new();
+    let mut exchanging = None;
     say("ready");
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
@@ -222,6 +223,11 @@ fn helper_process() {
             }
             "watch" => {
                 crate::workload_api::tests::watch(socket.clone().into(), say);
+                continue;
+            }
+            "exchange" => {
+                let start = || crate::workload_api::tests::exchange(socket.clone().into(), say);
+                exchanging.get_or_insert_with(start).send(()).unwrap();
                 continue;
             }
             // As many connections as are not closed at once.

@@ -2,8 +2,8 @@
 //! edge pays a call on a Unix socket and none over the network.
 //!
 //! [`delegation`] keeps a delegation for a key that never leaves this process; [`exchange`] turns a subject token into a transaction token by
-//! the rules that the CA itself goes by, and [`look`] has the CA ask for a key of an issuer that is not known; [`mint_log`] has a record of it on disk before the token leaves, and [`collect`] brings those
-//! to the CA.
+//! the rules that the CA itself goes by, and [`look`] has the CA ask for a key of an issuer that is not known; [`mint_log`] has a record of it
+//! written before the token leaves, and [`collect`] brings those to the CA.
 
 mod collect;
 mod delegation;
@@ -174,7 +174,9 @@ impl TokenService {
             return Some(log.clone());
         }
         let directory = self.0.parts.directory.clone();
-        let opening = tokio::task::spawn_blocking(move || MintLog::open(&directory, &node, MintLogLimits::default()));
+        let clock = Arc::clone(&self.0.parts.clock);
+        let open = move || MintLog::open(&directory, &node, MintLogLimits::default(), clock);
+        let opening = tokio::task::spawn_blocking(open);
         let log = opening.await.ok()?;
         let log = self.0.log.get_or_init(|| log).clone();
         self.tell_log();

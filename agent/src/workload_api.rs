@@ -85,6 +85,8 @@ pub(crate) struct Limits {
     /// Audiences of one JWT-SVID, and bytes of one; more is `InvalidArgument`. The CA's bounds are the same. Default 16 and 512.
     pub(crate) audiences: usize,
     pub(crate) audience_bytes: usize,
+    /// For how long what was found out about a process counts for its next transaction token over the same connection. Default 1 s.
+    pub(crate) look_stands: Duration,
     /// When a file system or the name service did not answer, how long until it is asked again for a stream. Default 1 s.
     pub(crate) look_again: Duration,
     /// A change of bundles alone reaches all streams within this, spread out by chance (WAPI-07); with fewer than 64 streams
@@ -107,6 +109,7 @@ impl Default for Limits {
             request_bytes: 64 * 1024,
             audiences: 16,
             audience_bytes: 512,
+            look_stands: Duration::from_secs(1),
             look_again: Duration::from_secs(1),
             bundle_spread: Duration::from_secs(1),
             look_at_socket: Duration::from_secs(5),

@@ -33,7 +33,7 @@ impl Collector {
                 Ok(None) => {
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = log.appended() => {}
+                        () = log.durable() => {}
                     }
                     Duration::ZERO
                 }

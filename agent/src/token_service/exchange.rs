@@ -23,7 +23,8 @@ use bonafide_verifier::{
     user::IssuerName,
 };
 use quick_cache::sync::Cache;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::{Believed, TokenService, mint_log::MintLogError};
@@ -80,9 +81,27 @@ pub(crate) enum MintError {
     /// It cannot be recorded.
     #[error(transparent)]
     Log(#[from] MintLogError),
+    /// It cannot be written down.
+    #[error("the record of a token cannot be written")]
+    Record,
     /// The key does not sign.
     #[error("the cryptographic library failed to sign")]
     Sign,
+}
+
+/// What the log has of a token, and the CA's audit log after it.
+#[derive(Serialize)]
+struct Record<'r> {
+    key_id: &'r str,
+    txn: &'r str,
+    sub: &'r str,
+    scope: &'r str,
+    req_wl: &'r str,
+    /// What kind of token it was minted for.
+    subject: &'r str,
+    iat: i64,
+    exp: i64,
+    token: &'r str,
 }
 
 /// Subjects that were verified, so that the same user's next request costs a hash.
@@ -147,7 +166,7 @@ impl Subjects {
 }
 
 impl TokenService {
-    /// Mints a transaction token. Its record is on disk when this returns.
+    /// Mints a transaction token. Its record is written when this returns.
     ///
     /// # Errors
     /// When a rule does not hold, nothing is delegated, or it cannot be recorded.
@@ -193,13 +212,21 @@ impl TokenService {
         let signature = held.pair.sign(&SystemRandom::new(), input.as_bytes()).map_err(|_| MintError::Sign)?;
         let token = input.with_signature(signature.as_ref());
         let hash = digest(&SHA256, token.as_bytes());
-        let record = json!({
-            "key_id": key_id, "txn": claims.txn, "sub": claims.sub, "scope": claims.scope,
-            "req_wl": claims.requester.as_str(), "subject": subject.kind().word(),
-            "iat": claims.issued_at.unix_seconds(), "exp": claims.expires_at.unix_seconds(),
-            "token": data_encoding::HEXLOWER.encode(hash.as_ref().get(..TOKEN_HASH).unwrap_or_default()),
-        });
-        log.append(now.unix_millis(), record.to_string().into_bytes()).await?;
+        let token_hash = data_encoding::HEXLOWER.encode(hash.as_ref().get(..TOKEN_HASH).unwrap_or_default());
+        let record = Record {
+            key_id,
+            txn: &claims.txn,
+            sub: &claims.sub,
+            scope: &claims.scope,
+            req_wl: claims.requester.as_str(),
+            subject: subject.kind().word(),
+            iat: claims.issued_at.unix_seconds(),
+            exp: claims.expires_at.unix_seconds(),
+            token: &token_hash,
+        };
+        // It has nothing but texts and numbers.
+        let record = serde_json::to_vec(&record).map_err(|_| MintError::Record)?;
+        log.append(now.unix_millis(), &record).await?;
         Ok(Minted { token, expires_at: claims.expires_at, scope: claims.scope })
     }
 }

@@ -1,9 +1,13 @@
 //! The log of what this agent has minted: no token leaves without its record, and the CA collects every one of them.
 //!
-//! A thread of its own has the file. It takes what many calls ask for at the same time, writes it, syncs once, and answers then. Records form
-//! a chain ([`bonafide_ca_api::MintChain`]), each with its hash behind it; what a kill left half-written at the end was never answered and is cut off, anything
-//! else that does not fit is damage, with which nothing is minted. The file is bounded: where the CA has been away for so long that it is
-//! full, nothing is minted either. What was collected is dropped.
+//! A record is written to the file before its token leaves, so that no end of this process loses it, by whatever signal. It is durable a moment
+//! later: a thread of its own syncs what many calls have written. A power cut in that moment loses the last records, of at most
+//! [`MintLogLimits::behind`]; where the disk takes longer than that, calls wait for it. Only what is durable goes to the CA, so that
+//! it never has more than the file.
+//!
+//! Records form a chain ([`bonafide_ca_api::MintChain`]), each with its hash behind it; what a kill or a power cut left half-written at the
+//! end is cut off, anything else that does not fit is damage, with which nothing is minted. The file is bounded: where the CA
+//! has been away for so long that it is full, nothing is minted either. What was collected is dropped.
 
 mod file;
 #[cfg(test)]
@@ -11,11 +15,17 @@ mod tests;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    time::Duration,
 };
 
 use bonafide_ca_api::{NodeName, generated::node};
-use tokio::sync::{Notify, mpsc, oneshot};
+use bonafide_verifier::clock::Clock;
+use tokio::sync::{Notify, Semaphore, watch};
+use tracing::warn;
 
 use self::file::LogFile;
 
@@ -24,8 +34,10 @@ use self::file::LogFile;
 pub(crate) struct MintLogLimits {
     /// Bytes of the file; beyond it nothing is minted until the CA has collected some. Default 256 MiB, some 600,000 tokens.
     pub(crate) bytes: u64,
-    /// Calls that wait for the thread; further ones are refused. Default 4,096.
+    /// Calls that wait for the disk; further ones are refused. Default 4,096.
     pub(crate) waiting: usize,
+    /// How long a record whose token has left may be on its way to the disk; while one is longer, no further one is written. Default 100 ms.
+    pub(crate) behind: Duration,
     /// Bytes of collected records after which the file is written anew without them. Default 16 MiB, and at once where nothing else is
     /// in it and it is larger than a sixteenth of that.
     pub(crate) collected_bytes: u64,
@@ -33,7 +45,7 @@ pub(crate) struct MintLogLimits {
 
 impl Default for MintLogLimits {
     fn default() -> Self {
-        Self { bytes: 256 << 20, waiting: 4096, collected_bytes: 16 << 20 }
+        Self { bytes: 256 << 20, waiting: 4096, behind: Duration::from_millis(100), collected_bytes: 16 << 20 }
     }
 }
 
@@ -75,37 +87,31 @@ pub(crate) struct Waiting {
 
 /// The log of this node. Cheap to clone; the last clone ends its thread.
 #[derive(Clone, Debug)]
-pub(crate) struct MintLog {
-    jobs: mpsc::Sender<Job>,
-    shared: Arc<Shared>,
-}
+pub(crate) struct MintLog(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    clock: Arc<dyn Clock>,
+    limits: MintLogLimits,
+    /// Held for as long as the kernel takes to copy a record, and while the file is written anew: calls wait for it without a thread.
+    log: tokio::sync::Mutex<Log>,
+    places: Semaphore,
     status: Mutex<MintLogStatus>,
-    appended: Notify,
+    /// Wakes the thread.
+    written: SyncSender<()>,
+    /// Changes whenever a sync has ended, well or not.
+    synced: watch::Sender<()>,
+    /// Something can be collected.
+    durable: Notify,
 }
 
-enum Job {
-    Append(Append),
-    Waiting { answer: oneshot::Sender<Result<Option<Waiting>, MintLogError>> },
-    Collected { seq: u64 },
-}
-
-struct Append {
-    at_ms: i64,
-    body: Vec<u8>,
-    answer: oneshot::Sender<Result<u64, MintLogError>>,
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Append(_) => "Append",
-            Self::Waiting { .. } => "Waiting",
-            Self::Collected { .. } => "Collected",
-        })
-    }
+#[derive(Debug)]
+struct Log {
+    file: Result<LogFile, MintLogError>,
+    /// When the oldest record was written that waits for the next sync, on the boot clock.
+    unsynced_since: Option<Duration>,
+    /// The same of those that are being synced.
+    syncing_since: Option<Duration>,
 }
 
 impl MintLog {
@@ -113,144 +119,176 @@ impl MintLog {
     pub(crate) const FILE: &str = "mint.log";
 
     /// Opens the log in `directory`, or begins one. A log that cannot be used is one all the same: it says so at every record. Blocks.
-    pub(crate) fn open(directory: &Path, node: &NodeName, limits: MintLogLimits) -> Self {
+    pub(crate) fn open(directory: &Path, node: &NodeName, limits: MintLogLimits, clock: Arc<dyn Clock>) -> Self {
         let path = directory.join(Self::FILE);
-        let opened = LogFile::open(&path, node, limits);
-        let status = match &opened {
-            Ok(file) => file.status(),
-            Err(trouble) => MintLogStatus { waiting: 0, bytes: 0, trouble: Some(trouble.clone()) },
-        };
-        let shared = Arc::new(Shared { status: Mutex::new(status), appended: Notify::new() });
-        let (jobs, queue) = mpsc::channel(limits.waiting);
-        let writer = Writer { file: opened, queue, shared: Arc::clone(&shared) };
-        let started = std::thread::Builder::new().name("mint-log".into()).spawn(move || writer.run());
-        if let Err(error) = started {
-            // The queue's other end is gone: every record is refused.
-            lock(&shared.status).trouble =
-                Some(MintLogError::Unwritable { path, reason: format!("no thread: {error}") });
-        }
-        Self { jobs, shared }
+        let mut file = LogFile::open(&path, node, limits);
+        let (written, wakes) = sync_channel(1);
+        let shared = Arc::new_cyclic(|log: &Weak<Shared>| {
+            let log = log.clone();
+            let thread = std::thread::Builder::new().name("mint-log".into());
+            if let Err(error) = thread.spawn(move || keep_synced(&wakes, &log)) {
+                file = Err(MintLogError::Unwritable { path, reason: format!("no thread: {error}") });
+            }
+            let status = match &file {
+                Ok(file) => file.status(),
+                Err(trouble) => MintLogStatus { waiting: 0, bytes: 0, trouble: Some(trouble.clone()) },
+            };
+            Shared {
+                clock,
+                limits,
+                log: tokio::sync::Mutex::new(Log { file, unsynced_since: None, syncing_since: None }),
+                places: Semaphore::new(limits.waiting),
+                status: Mutex::new(status),
+                written,
+                synced: watch::Sender::new(()),
+                durable: Notify::new(),
+            }
+        });
+        // What an earlier start has left can be collected.
+        shared.durable.notify_one();
+        Self(shared)
     }
 
-    /// Writes a record and answers once it is on disk, with its place.
+    /// Writes a record, with its place. It survives this process from here on, and a power cut [`MintLogLimits::behind`] later.
     ///
     /// # Errors
-    /// When it is not: then what it tells of must not leave.
-    pub(crate) async fn append(&self, at_ms: i64, body: Vec<u8>) -> Result<u64, MintLogError> {
-        let (answer, answered) = oneshot::channel();
-        self.jobs.try_send(Job::Append(Append { at_ms, body, answer })).map_err(|_| self.trouble())?;
-        answered.await.map_err(|_| self.trouble())?
+    /// When it is not written: then what it tells of must not leave.
+    pub(crate) async fn append(&self, at_ms: i64, body: &[u8]) -> Result<u64, MintLogError> {
+        let shared = &self.0;
+        let _place = shared.places.try_acquire().map_err(|_| MintLogError::Busy)?;
+        let mut log = shared.log.lock().await;
+        while log.is_behind(shared.clock.boot(), shared.limits.behind) {
+            let mut synced = shared.synced.subscribe();
+            drop(log);
+            // Its sender is in `shared`.
+            let _ = synced.changed().await;
+            log = shared.log.lock().await;
+        }
+        let appended = log.append(at_ms, body, shared);
+        shared.tell(&log);
+        appended
     }
 
-    /// What the CA has not collected, as much as goes into one message; nothing when it has everything.
+    /// What the CA has not collected and is durable, as much as goes into one message; nothing when it has everything.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub(crate) async fn waiting(&self) -> Result<Option<Waiting>, MintLogError> {
-        let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Waiting { answer }).await.map_err(|_| self.trouble())?;
-        answered.await.map_err(|_| self.trouble())?
+        self.with_file(LogFile::waiting).await
     }
 
     /// The CA has everything up to `seq`.
     pub(crate) async fn collected(&self, seq: u64) {
-        let _ = self.jobs.send(Job::Collected { seq }).await;
+        // The trouble, if there is any, is in the status and with the next record.
+        let _ = self.with_file(move |file| file.collected(seq)).await;
     }
 
-    /// Completes when something was appended since the last time, or at once if that was before this was asked for the first time.
-    pub(crate) async fn appended(&self) {
-        self.shared.appended.notified().await;
+    /// Completes when something has become durable since the last time, or at once if this is asked for the first time.
+    pub(crate) async fn durable(&self) {
+        self.0.durable.notified().await;
     }
 
     pub(crate) fn status(&self) -> MintLogStatus {
-        lock(&self.shared.status).clone()
+        lock(&self.0.status).clone()
     }
 
-    fn trouble(&self) -> MintLogError {
-        lock(&self.shared.status).trouble.clone().unwrap_or(MintLogError::Busy)
+    /// Does something with the file that reads or writes more than one record, on a thread that may wait. A file with which that fails is not used any more.
+    async fn with_file<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut LogFile) -> Result<T, MintLogError> + Send + 'static,
+    ) -> Result<T, MintLogError> {
+        let shared = Arc::clone(&self.0);
+        let running = tokio::task::spawn_blocking(move || {
+            let mut log = shared.log.blocking_lock();
+            let done = match &mut log.file {
+                Ok(file) => run(file),
+                Err(trouble) => return Err(trouble.clone()),
+            };
+            if let Err(trouble) = &done {
+                log.file = Err(trouble.clone());
+            }
+            shared.tell(&log);
+            done
+        });
+        running.await.unwrap_or(Err(MintLogError::Busy))
     }
 }
 
-/// The thread with the file.
-struct Writer {
-    file: Result<LogFile, MintLogError>,
-    queue: mpsc::Receiver<Job>,
-    shared: Arc<Shared>,
+impl Log {
+    fn is_behind(&self, now: Duration, most: Duration) -> bool {
+        let oldest = self.syncing_since.or(self.unsynced_since);
+        oldest.is_some_and(|since| now.saturating_sub(since) > most)
+    }
+
+    fn append(&mut self, at_ms: i64, body: &[u8], shared: &Shared) -> Result<u64, MintLogError> {
+        let seq = self.file.as_mut().map_err(|trouble| trouble.clone())?.append(at_ms, body)?;
+        if self.unsynced_since.is_none() {
+            self.unsynced_since = Some(shared.clock.boot());
+            if let Err(TrySendError::Disconnected(())) = shared.written.try_send(()) {
+                let path = self.file.as_ref().map(|file| file.path().to_owned()).unwrap_or_default();
+                let trouble = MintLogError::Unwritable { path, reason: "its thread has ended".into() };
+                self.file = Err(trouble.clone());
+                return Err(trouble);
+            }
+        }
+        Ok(seq)
+    }
 }
 
-impl Writer {
-    fn run(mut self) {
-        let mut group = Vec::new();
-        while let Some(first) = self.queue.blocking_recv() {
-            let mut next = Some(first);
-            while let Some(job) = next.take() {
-                match job {
-                    Job::Append(append) => {
-                        group.push(append);
-                        if group.len() < GROUP {
-                            next = self.queue.try_recv().ok();
-                        }
-                    }
-                    // What was asked for before it comes first.
-                    other => {
-                        self.write(&mut group);
-                        self.other(other);
-                    }
-                }
-            }
-            self.write(&mut group);
-        }
-    }
-
-    fn write(&mut self, group: &mut Vec<Append>) {
-        if group.is_empty() {
-            return;
-        }
-        let mut answers = Vec::with_capacity(group.len());
-        match &mut self.file {
-            Err(trouble) => answers.extend(group.drain(..).map(|one| (one.answer, Err(trouble.clone())))),
-            Ok(file) => {
-                for one in group.drain(..) {
-                    answers.push((one.answer, file.append(one.at_ms, &one.body)));
-                }
-                if let Err(trouble) = file.sync() {
-                    // What is on disk is not known any more (F-04): it is read again at the next start.
-                    answers.iter_mut().for_each(|(_, answer)| *answer = Err(trouble.clone()));
-                    self.file = Err(trouble);
-                }
-            }
-        }
-        self.tell();
-        for (answer, outcome) in answers {
-            let _ = answer.send(outcome);
-        }
-        self.shared.appended.notify_one();
-    }
-
-    fn other(&mut self, job: Job) {
-        match (job, &mut self.file) {
-            (Job::Append(_), _) => {}
-            (Job::Waiting { answer }, Ok(file)) => drop(answer.send(file.waiting())),
-            (Job::Waiting { answer }, Err(trouble)) => drop(answer.send(Err(trouble.clone()))),
-            (Job::Collected { seq }, Ok(file)) => {
-                if let Err(trouble) = file.collected(seq) {
-                    self.file = Err(trouble);
-                }
-                self.tell();
-            }
-            (Job::Collected { .. }, Err(_)) => {}
-        }
-    }
-
-    fn tell(&self) {
-        let status = match &self.file {
-            Ok(file) => file.status(),
-            Err(trouble) => {
-                let before = lock(&self.shared.status).clone();
-                MintLogStatus { trouble: Some(trouble.clone()), ..before }
+impl Shared {
+    /// Makes durable what was written until now. Blocks.
+    fn sync(&self) {
+        let (file, last) = {
+            let mut log = self.log.blocking_lock();
+            log.syncing_since = log.unsynced_since.take();
+            match &log.file {
+                Ok(file) if log.syncing_since.is_some() => file.written(),
+                Ok(_) | Err(_) => return,
             }
         };
-        *lock(&self.shared.status) = status;
+        let synced = file.sync_data();
+        let mut log = self.log.blocking_lock();
+        log.syncing_since = None;
+        if let Ok(file) = &mut log.file {
+            match file.synced(last, synced) {
+                Ok(()) => self.durable.notify_one(),
+                // What is on disk is not known any more (F-04): it is read again at the next start.
+                Err(trouble) => log.file = Err(trouble),
+            }
+        }
+        self.tell(&log);
+        drop(log);
+        self.synced.send_replace(());
+    }
+
+    fn tell(&self, log: &Log) {
+        let mut status = lock(&self.status);
+        match &log.file {
+            Ok(file) => *status = file.status(),
+            Err(trouble) => status.trouble = Some(trouble.clone()),
+        }
+    }
+}
+
+/// A log that is closed leaves nothing on its way.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let log = self.log.get_mut();
+        if let (Some(_), Ok(file)) = (log.unsynced_since, &log.file)
+            && let Err(error) = file.written().0.sync_data()
+        {
+            warn!(%error, "the last records of the mint log may not be durable");
+        }
+    }
+}
+
+/// What the thread does until the log is closed.
+fn keep_synced(written: &Receiver<()>, log: &Weak<Shared>) {
+    while written.recv().is_ok() {
+        // Nothing comes here before the sync: this waits, unless the log is closed.
+        let _ = written.recv_timeout(GATHER);
+        let Some(log) = log.upgrade() else { return };
+        log.sync();
     }
 }
 
@@ -259,5 +297,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Records that share one sync.
-const GROUP: usize = 512;
+/// For so long records are gathered that share a sync.
+const GATHER: Duration = Duration::from_millis(20);

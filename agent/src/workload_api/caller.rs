@@ -1,6 +1,9 @@
 //! The process that makes a call: attested anew whenever something is about to be sent to it.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use bonafide_ca_api::{Reason, refusal};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +22,33 @@ pub(crate) struct Caller {
     call: Call,
     /// What the process executed when the call began (W-01).
     executable: Option<ExecutableIdentity>,
+}
+
+/// The services of who made a connection, as was found out last, for calls that follow each other on it closely.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<Option<Look>>);
+
+#[derive(Debug)]
+struct Look {
+    /// When it began, on the boot clock.
+    at: Duration,
+    /// In which they were found; an idle connection does not keep it.
+    view: Weak<View>,
+    services: Arc<[Arc<Service>]>,
+}
+
+impl Recent {
+    /// What was found, if that is young enough and nothing has changed in the view.
+    fn get(&self, view: &Arc<View>, now: Duration, most: Duration) -> Option<Arc<[Arc<Service>]>> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = recent.as_ref()?;
+        let counts = now.saturating_sub(look.at) < most && std::ptr::eq(look.view.as_ptr(), Arc::as_ptr(view));
+        counts.then(|| Arc::clone(&look.services))
+    }
+
+    fn put(&self, look: Option<Look>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = look;
+    }
 }
 
 /// Who the caller is at this moment.
@@ -114,6 +144,22 @@ impl Caller {
             Ok(identified) => identified,
             Err(_) => Err(self.refuse().await),
         }
+    }
+
+    /// The caller's services, default first, now or a moment ago ([`Limits::look_stands`](super::Limits)), for what is asked for again and again: looking at a process
+    /// costs several times what is then done for it. Whoever answers makes sure that it is alive.
+    pub(crate) async fn recent_services(&mut self) -> Result<Arc<[Arc<Service>]>, Status> {
+        let connection = Arc::clone(&self.call.connection);
+        let parts = &self.shared.parts;
+        let (view, at) = (parts.views.snapshot(), parts.clock.boot());
+        if let Some(services) = connection.recent.get(&view, at, parts.limits.look_stands) {
+            return Ok(services);
+        }
+        let identified = self.identify().await?;
+        let services: Arc<[_]> = identified.services.into();
+        let look = Look { at, view: Arc::downgrade(&identified.view), services: Arc::clone(&services) };
+        connection.recent.put((!identified.facts.unsure).then_some(look));
+        Ok(services)
     }
 
     /// What a caller without an identity is told.

@@ -23,6 +23,7 @@ use tracing::warn;
 use super::{
     admission::{Admission, ConnectionSlot},
     authority::PlainAuthority,
+    caller::Recent,
 };
 use crate::{
     attest::{Attestor, Binding, NameOf, Peer, PeerError},
@@ -198,6 +199,7 @@ const ASIDE: &str = ".new";
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: Peer,
+    pub(super) recent: Recent,
     _slot: ConnectionSlot,
 }
 
@@ -239,7 +241,7 @@ impl Incoming for Workloads {
             .admission
             .connection(who, stranger, self.clock.boot())
             .map_err(|full| self.refused(Reason::TooManyCalls, full).from_remote(remote))?;
-        let connection = Arc::new(Connection { peer, _slot: slot });
+        let connection = Arc::new(Connection { peer, recent: Recent::default(), _slot: slot });
         let bound = connection.clone();
         let lifetime = Lifetime::ends_with(async move {
             bound.peer.ended().await;

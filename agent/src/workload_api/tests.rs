@@ -1070,6 +1070,69 @@ async fn w_01_02_a_stream_ends_when_its_process_is_not_what_it_was() {
     }
 }
 
+/// Tokens go by what was found out about a process up to a second ago, over one connection and as long as nothing has changed for its services; whether it lives
+/// is asked each time.
+#[tokio::test]
+async fn w_01_02_a_token_goes_by_what_its_process_was_a_second_ago_at_most() {
+    if !by_root("W-01, W-02") {
+        return;
+    }
+    let edge = |id: &str| Arc::new(Service { edge_scopes: vec!["photo.read".into()], ..Service::clone(&own(id)) });
+    // Nothing is delegated: an edge is told that, and whoever is none is told that.
+    let (for_an_edge, in_time, too_late) =
+        ("Unavailable no-delegation", Duration::from_millis(999), Duration::from_millis(1));
+    let asks = async |mut helper: Helper, expected: &str| {
+        helper.send("exchange");
+        answered(helper, expected).await
+    };
+    for (change, expected) in
+        [("executable", "PermissionDenied no-identity"), ("user", "PermissionDenied user-changed")]
+    {
+        let agent = start().await;
+        let program = copy_of_helper(&agent.directory.path().join("photo"));
+        let by_path = with_selectors("a", &[&format!("unix:path:{}", program.display())]);
+        agent
+            .ca
+            .publish(vec![Arc::new(Service { edge_scopes: vec!["photo.read".into()], ..Service::clone(&by_path) })]);
+        let helper = Helper::start_by(std::process::Command::new(&program), &agent.socket());
+        let mut helper = asks(helper, for_an_edge).await;
+        match change {
+            "executable" => std::fs::remove_file(&program).unwrap(),
+            _ => assert_eq!(helper.order(&format!("uid {OTHER_UID}")), "done"),
+        }
+        agent.clock.advance(in_time);
+        let helper = asks(helper, for_an_edge).await;
+        agent.clock.advance(too_late);
+        drop(asks(helper, expected).await);
+        agent.end().await;
+    }
+    // What an administrator changes counts at once.
+    let agent = start().await;
+    agent.ca.publish(vec![edge("a")]);
+    let helper = Helper::start(&agent.socket());
+    let helper = asks(helper, for_an_edge).await;
+    agent.ca.publish(vec![own("a")]);
+    drop(asks(helper, "FailedPrecondition not-an-edge").await);
+    agent.end().await;
+}
+
+/// What a helper process does for `exchange`, each time: asks for a token over one connection, and tells what it was told.
+pub(crate) fn exchange(socket: PathBuf, say: fn(&str)) -> std::sync::mpsc::Sender<()> {
+    let (ask, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = Client::connect(&socket).await;
+            while asked.recv().is_ok() {
+                let refused =
+                    client.unary::<_, ExchangeResponse>(EXCHANGE, ExchangeRequest::default()).await.unwrap_err();
+                say(&format!("{:?} {}", refused.code(), reason(&refused)));
+            }
+        });
+    });
+    ask
+}
+
 /// Waits for what a helper says, while this process goes on serving it.
 async fn answered(mut helper: Helper, expected: &str) -> Helper {
     let (answer, helper) = tokio::task::spawn_blocking(move || (helper.answer(), helper)).await.unwrap();

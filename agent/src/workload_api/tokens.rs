@@ -1,7 +1,8 @@
 //! Transaction tokens on the workloads' socket: minted for edge services, and the keys by which any service of the node verifies them.
 //!
-//! A process is attested at each call and before each message, as for SVIDs. What an edge may have is in the agent's delegation; which
-//! process is that edge, attestation says; the process says neither.
+//! A process is attested at each call and before each message, as for SVIDs; for tokens, which an edge has minted at each of its requests,
+//! what was found out about it counts for a second ([`Caller::recent_services`]). What an edge may have is in the agent's delegation;
+//! which process is that edge, attestation says; the process says neither.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -50,8 +51,8 @@ impl Tokens for TokensApi {
         let request = request.into_inner();
         let details = facts("request_details", &request.request_details)?;
         let context = facts("request_context", &request.request_context)?;
-        let identified = caller.identify().await?;
-        let service = edge(&identified.services, &request.spiffe_id)?;
+        let services = caller.recent_services().await?;
+        let service = edge(&services, &request.spiffe_id)?;
         let parts = &self.shared.parts;
         let svid = parts.cache.slot(&service).usable(&service, parts.clock.now());
         let keys: Vec<PublicKey> = svid.and_then(|svid| svid.public_key()).into_iter().collect();
@@ -66,7 +67,7 @@ impl Tokens for TokensApi {
         };
         match parts.tokens.exchange(asked).await {
             Ok(minted) => {
-                // A disk may have taken its time: the token goes to the process that asked, if it is still there.
+                // The token goes to the process that asked, if it is still there.
                 caller.peer().check_alive().map_err(|error| super::refused(&error))?;
                 parts.metrics.exchanged(true);
                 let expires_at_ms = minted.expires_at.unix_millis();
@@ -150,7 +151,7 @@ fn refused(requester: &SpiffeId, error: &MintError) -> Status {
         MintError::NotAnEdge { .. } => (Reason::NotAnEdge, Reason::NotAnEdge.code()),
         MintError::NoDelegation => (Reason::NoDelegation, Reason::NoDelegation.code()),
         MintError::Log(_) => (Reason::MintLogUnusable, Reason::MintLogUnusable.code()),
-        MintError::Sign => (Reason::Internal, Reason::Internal.code()),
+        MintError::Record | MintError::Sign => (Reason::Internal, Reason::Internal.code()),
     };
     let message = match error {
         MintError::Exchange(_) | MintError::Beyond(_) | MintError::Claims(_) => {
@@ -163,7 +164,7 @@ fn refused(requester: &SpiffeId, error: &MintError) -> Status {
         MintError::Log(_) => {
             "the agent cannot record what it mints, so it mints nothing; `bonafide-agent status` says why".to_owned()
         }
-        MintError::Sign => {
+        MintError::Record | MintError::Sign => {
             warn!(error = %error, "minted nothing");
             "a fault of the agent; its log has the reason".to_owned()
         }

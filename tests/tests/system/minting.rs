@@ -20,6 +20,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::tokens::{answer, claims, curl, site_with_tokens};
 
@@ -55,13 +56,13 @@ impl Edge {
                 match self.mint().await {
                     Ok(token) => return token,
                     Err(ExchangeRefused::Unavailable { .. } | ExchangeRefused::NoAnswer { .. }) => {
-                        let _ = tokio::time::timeout(Duration::from_millis(100), std::future::pending::<()>()).await;
+                        let _ = timeout(Duration::from_millis(100), std::future::pending::<()>()).await;
                     }
                     Err(other) => panic!("{other}"),
                 }
             }
         };
-        tokio::time::timeout(SOON, minting).await.expect("a token in time")
+        timeout(SOON, minting).await.expect("a token in time")
     }
 }
 
@@ -166,33 +167,54 @@ async fn a_token_of_an_agent_is_narrowed_at_the_token_endpoint_and_never_widened
     site.ca(&["audit", "verify"]).success();
 }
 
-/// An agent is killed after the record of a token is written and before anybody has the token: once before the record is durable, once after. No token is
-/// without a record, and the records go on in one chain, the unanswered ones among them.
+/// An agent is killed before the record of a token is written, when it is written and nobody has the token, and when the token has left and its record is on
+/// its way to the disk. No token is without a record, and the records go on in one chain. While the disk takes nothing, no further token leaves, and
+/// everything else goes on.
 #[tokio::test(flavor = "multi_thread")]
-async fn i_01_an_agent_killed_between_a_record_and_its_token() {
+async fn i_01_an_agent_killed_around_the_record_of_a_token() {
     let site = Site::started();
     site.add_service("export", &["--on", "n1", "--edge-scope", "export.run"]);
     let mut n1 = site.join("n1");
-    let first = Edge::at(&n1).await.mint_soon().await;
+    let mut answered = vec![Edge::at(&n1).await.mint_soon().await];
     n1.stop();
-    let mut answered = vec![first];
-    // The log's thread alone syncs so. It has written the record when it comes to that.
-    for (moment, fault) in [("written", "signal=SIGKILL:when=3"), ("durable", "delay_exit=600000000:when=3")] {
+    let (mut unanswered, log) = (0, n1.path("data/mint.log"));
+    let length = || std::fs::metadata(&log).unwrap().len();
+    // The log alone writes and syncs so.
+    for (moment, fault) in [
+        ("unwritten", "pwrite64:signal=SIGKILL:when=3"),
+        ("written", "pwrite64:delay_exit=600000000:when=3"),
+        ("on its way", "fdatasync:delay_enter=600000000:when=2"),
+    ] {
         let run = n1.agent_run();
         let mut strace = Command::new("strace");
-        strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=fdatasync:{fault}")]);
+        strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]);
         strace.arg(run.get_program()).args(run.get_args());
         let mut agent =
             Process::start("bonafide-agent under strace", &mut strace).expect("strace is needed: see tests/run");
         agent.ready("node", SOON).unwrap_or_else(|error| panic!("{moment}: {error}"));
         let edge = Edge::at(&n1).await;
-        answered.extend([edge.mint_soon().await, edge.mint().await.unwrap()]);
-        let log = n1.path("data/mint.log");
-        let before = std::fs::metadata(&log).unwrap().len();
+        answered.push(edge.mint_soon().await);
+        let mut before = length();
+        if moment == "on its way" {
+            // Further ones leave until the second sync has taken too long.
+            while let Ok(minted) = timeout(A_MOMENT, edge.mint()).await {
+                answered.push(minted.unwrap());
+                assert!(length() > before, "the record first");
+                before = length();
+            }
+            assert_eq!(length(), before, "no record of what waits");
+            n1.agent(&["status"]).success();
+        } else {
+            answered.push(edge.mint().await.unwrap());
+            before = length();
+        }
         let asks = tokio::spawn(async move { edge.mint().await });
-        if moment == "durable" {
-            eventually("the record is written", || (std::fs::metadata(&log).unwrap().len() > before).then_some(()));
-            // strace holds the thread behind its call, and would do so long after.
+        if moment == "written" {
+            eventually("the record is written", || (length() > before).then_some(()));
+            unanswered += 1;
+        }
+        if moment != "unwritten" {
+            // strace holds the thread at its call, and would do so long after.
             let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
             let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap().trim().to_owned();
             agent.signal(Signal::SIGKILL).unwrap();
@@ -201,16 +223,16 @@ async fn i_01_an_agent_killed_between_a_record_and_its_token() {
         let refused = asks.await.unwrap().expect_err("nobody gets the token");
         assert!(matches!(refused, ExchangeRefused::Unavailable { .. }), "{moment}: {refused}");
         agent.ended(SOON).unwrap_or_else(|error| panic!("{moment}: {error}"));
-        assert!(std::fs::metadata(&log).unwrap().len() > before, "{moment}: its record was written");
+        assert_eq!(length() > before, moment == "written", "{moment}");
     }
     n1.start();
     let edge = Edge::at(&n1).await;
     answered.push(edge.mint_soon().await);
     let minted = eventually("all are in the audit log", || {
-        Some(records(&site, "token-minted")).filter(|records| records.len() >= answered.len() + 2)
+        Some(records(&site, "token-minted")).filter(|records| records.len() >= answered.len() + unanswered)
     });
     let minted: Vec<String> = minted.iter().map(ToString::to_string).collect();
-    assert_eq!(minted.len(), answered.len() + 2, "the two that nobody got are recorded, too");
+    assert_eq!(minted.len(), answered.len() + unanswered, "the one that nobody got is recorded, too");
     for token in &answered {
         let txn = claims(token)["txn"].as_str().unwrap().to_owned();
         assert!(minted.iter().any(|record| record.contains(&txn)), "a token without a record");
@@ -219,3 +241,6 @@ async fn i_01_an_agent_killed_between_a_record_and_its_token() {
     site.ca(&["audit", "verify"]).success();
     n1.stop();
 }
+
+/// Longer than an agent mints without its disk, shorter than a caller waits.
+const A_MOMENT: Duration = Duration::from_secs(2);

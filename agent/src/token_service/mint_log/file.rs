@@ -2,9 +2,10 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bonafide_ca_api::{MintChain, NodeName, generated::node};
@@ -37,7 +38,7 @@ struct Record {
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     node: NodeName,
     limits: MintLogLimits,
     /// Behind what the CA has, and where the next record stands in the file.
@@ -46,6 +47,8 @@ pub(super) struct LogFile {
     /// Behind the last record, and where the file ends.
     end: MintChain,
     end_at: u64,
+    /// The last record that is durable.
+    durable: u64,
     /// Why the log takes no more for the moment.
     trouble: Option<MintLogError>,
 }
@@ -60,7 +63,7 @@ impl LogFile {
             .open(path);
         let file = match open {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let log = MintChain::begin(node, &uuid::Uuid::now_v7().to_string());
                 return Self::make(path, node, limits, log, &[]);
             }
@@ -95,11 +98,12 @@ impl LogFile {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| unwritable(path, &error))?;
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             node: node.clone(),
             limits,
             collected: place.clone(),
             collected_at,
+            durable: place.seq,
             end: place,
             end_at: content.len() as u64,
             trouble: None,
@@ -112,7 +116,7 @@ impl LogFile {
             offset,
             reason: reason.to_owned(),
         };
-        let mut reader = std::io::BufReader::with_capacity(1 << 16, &mut file);
+        let mut reader = io::BufReader::with_capacity(1 << 16, &mut file);
         let mut magic = [0; MAGIC.len()];
         if !filled(&mut reader, &mut magic).map_err(|reason| damaged(0, reason))? || magic != *MAGIC {
             return Err(damaged(0, "it is no mint log"));
@@ -142,62 +146,80 @@ impl LogFile {
         let length = file.metadata().map_err(|error| unwritable(path, &error))?.len();
         if length > offset {
             let bytes = length - offset;
-            warn!(path = %path.display(), bytes, "cut off what a kill had left half-written in the mint log; it was never answered");
-            file.set_len(offset).and_then(|()| file.sync_all()).map_err(|error| unwritable(path, &error))?;
+            warn!(path = %path.display(), bytes, "cut off what a kill or a power cut had left half-written in the mint log");
+            file.set_len(offset).map_err(|error| unwritable(path, &error))?;
         }
+        // An agent that was killed may have left records that are not durable.
+        file.sync_all().map_err(|error| unwritable(path, &error))?;
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             node: node.clone(),
             limits,
             collected: place,
             collected_at,
+            durable: end.seq,
             end,
             end_at: offset,
             trouble: None,
         })
     }
 
-    /// Writes a record, which is not on disk before [`LogFile::sync`].
+    /// Writes a record, which is not durable before [`LogFile::synced`].
     pub(super) fn append(&mut self, at_ms: i64, body: &[u8]) -> Result<u64, MintLogError> {
-        let record = Record { at_ms, body: body.to_vec() }.encode_to_vec();
-        let bytes = self.end_at + frame_length(record.len());
+        let record = Record { at_ms, body: body.to_vec() };
+        let length = record.encoded_len();
+        let bytes = self.end_at + frame_length(length);
         if bytes > self.limits.bytes || body.len() > MintChain::MOST_BODY {
             let full = MintLogError::Full { path: self.path.clone(), bytes, limit: self.limits.bytes };
             self.trouble = Some(full.clone());
             return Err(full);
         }
-        let mut end = self.end.clone();
-        end.advance(at_ms, body);
-        let mut framed = Vec::with_capacity(record.len() + 64);
-        frame(&mut framed, &record, &end.hash);
+        let before = (self.end.seq, self.end.hash);
+        self.end.advance(at_ms, body);
+        let mut framed = Vec::with_capacity(length + 64);
+        frame(&mut framed, &record.encode_to_vec(), &self.end.hash);
         if let Err(error) = self.file.write_all_at(&framed, self.end_at) {
             // Half of it may be there: behind the end, where the next record, or the next start, does away with it.
             let trouble = unwritable(&self.path, &error);
+            (self.end.seq, self.end.hash) = before;
             self.trouble = Some(trouble.clone());
             let _ = self.file.set_len(self.end_at);
             return Err(trouble);
         }
-        (self.end, self.end_at, self.trouble) = (end, bytes, None);
+        (self.end_at, self.trouble) = (bytes, None);
         Ok(self.end.seq)
     }
 
-    pub(super) fn sync(&mut self) -> Result<(), MintLogError> {
-        self.file.sync_data().map_err(|error| unwritable(&self.path, &error))
+    /// The file to sync, and the last record in it. It is synced while others write.
+    pub(super) fn written(&self) -> (Arc<File>, u64) {
+        (Arc::clone(&self.file), self.end.seq)
     }
 
-    /// What the CA does not have, as much as goes into one message.
+    /// What came of the sync of everything up to `last`.
+    pub(super) fn synced(&mut self, last: u64, outcome: io::Result<()>) -> Result<(), MintLogError> {
+        outcome.map_err(|error| unwritable(&self.path, &error))?;
+        // One that was written anew meanwhile has more.
+        self.durable = self.durable.max(last);
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the CA does not have and is durable, as much as goes into one message.
     pub(super) fn waiting(&mut self) -> Result<Option<Waiting>, MintLogError> {
-        if self.collected.seq == self.end.seq {
+        if self.collected.seq == self.durable {
             return Ok(None);
         }
         let (path, at) = (self.path.clone(), self.collected_at);
         let damaged =
             |reason: &str| MintLogError::Damaged { path: path.clone(), offset: at, reason: reason.to_owned() };
-        self.file.seek(SeekFrom::Start(at)).map_err(|error| unwritable(&path, &error))?;
-        let mut reader = std::io::BufReader::with_capacity(1 << 16, &mut self.file);
+        (&*self.file).seek(SeekFrom::Start(at)).map_err(|error| unwritable(&path, &error))?;
+        let mut reader = io::BufReader::with_capacity(1 << 16, &*self.file);
         let (mut records, mut bytes, mut seq) = (Vec::new(), 0, self.collected.seq);
-        while seq < self.end.seq && records.len() < MintChain::MOST_RECORDS && bytes < STRETCH_BYTES {
+        while seq < self.durable && records.len() < MintChain::MOST_RECORDS && bytes < STRETCH_BYTES {
             let next = next_frame(&mut reader).map_err(damaged)?;
             let (body, _) = next.ok_or_else(|| damaged("a record that was there is gone"))?;
             let record = Record::decode(body.as_slice()).map_err(|_| damaged("a record cannot be read"))?;
@@ -214,8 +236,8 @@ impl LogFile {
         let (path, at) = (self.path.clone(), self.collected_at);
         let damaged =
             |reason: &str| MintLogError::Damaged { path: path.clone(), offset: at, reason: reason.to_owned() };
-        self.file.seek(SeekFrom::Start(at)).map_err(|error| unwritable(&path, &error))?;
-        let mut reader = std::io::BufReader::with_capacity(1 << 16, &mut self.file);
+        (&*self.file).seek(SeekFrom::Start(at)).map_err(|error| unwritable(&path, &error))?;
+        let mut reader = io::BufReader::with_capacity(1 << 16, &*self.file);
         while self.collected.seq < seq.min(self.end.seq) {
             let next = next_frame(&mut reader).map_err(damaged)?;
             let (body, hash) = next.ok_or_else(|| damaged("a record that was there is gone"))?;
@@ -240,7 +262,10 @@ impl LogFile {
         let mut tail = vec![0; usize::try_from(self.end_at - self.collected_at).unwrap_or_default()];
         self.file.read_exact_at(&mut tail, self.collected_at).map_err(|error| unwritable(&self.path, &error))?;
         match Self::make(&self.path, &self.node, self.limits, self.collected.clone(), &tail) {
-            Ok(shorter) => *self = Self { end: self.end.clone(), trouble: self.trouble.clone(), ..shorter },
+            Ok(shorter) => {
+                let end = self.end.clone();
+                *self = Self { durable: end.seq, end, trouble: self.trouble.clone(), ..shorter };
+            }
             // The longer one is still in its place, and good.
             Err(trouble) => {
                 warn!(error = %trouble, "the mint log could not be written anew without what was collected");
@@ -290,12 +315,12 @@ fn next_frame(reader: &mut impl Read) -> Result<Option<Frame>, &'static str> {
 fn filled(reader: &mut impl Read, buffer: &mut [u8]) -> Result<bool, &'static str> {
     match reader.read_exact(buffer) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(_) => Err("it cannot be read"),
     }
 }
 
-fn unwritable(path: &Path, error: &std::io::Error) -> MintLogError {
+fn unwritable(path: &Path, error: &io::Error) -> MintLogError {
     MintLogError::Unwritable { path: path.to_owned(), reason: error.to_string() }
 }
 

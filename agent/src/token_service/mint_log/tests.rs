@@ -1,6 +1,7 @@
 use std::{fs, path::PathBuf};
 
 use bonafide_ca_api::MintChain;
+use bonafide_verifier::clock::SystemClock;
 
 use super::*;
 
@@ -11,15 +12,16 @@ fn node_name() -> NodeName {
 struct Home {
     directory: tempfile::TempDir,
     limits: MintLogLimits,
+    clock: Arc<dyn Clock>,
 }
 
 impl Home {
     fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), limits: MintLogLimits::default() }
+        Self { directory: tempfile::tempdir().unwrap(), limits: MintLogLimits::default(), clock: Arc::new(SystemClock) }
     }
 
     fn open(&self) -> MintLog {
-        MintLog::open(self.directory.path(), &node_name(), self.limits)
+        MintLog::open(self.directory.path(), &node_name(), self.limits, Arc::clone(&self.clock))
     }
 
     fn path(&self) -> PathBuf {
@@ -31,7 +33,7 @@ impl Home {
         let home = Self::new();
         let log = home.open();
         for number in 1..=records {
-            assert_eq!(log.append(number.cast_signed(), body(number)).await, Ok(number));
+            assert_eq!(log.append(number.cast_signed(), &body(number)).await, Ok(number));
         }
         home
     }
@@ -39,6 +41,16 @@ impl Home {
 
 fn body(number: u64) -> Vec<u8> {
     format!("{{\"txn\":\"t-{number}\"}}").into_bytes()
+}
+
+/// What is there for the CA once the record `last` is durable.
+async fn waiting(log: &MintLog, last: u64) -> Waiting {
+    loop {
+        match log.waiting().await.unwrap() {
+            Some(waiting) if waiting.last >= last => return waiting,
+            _ => log.durable().await,
+        }
+    }
 }
 
 /// The chain of a message, as the CA follows it.
@@ -58,19 +70,19 @@ fn follow(waiting: &Waiting) -> MintChain {
 async fn what_is_recorded_is_there_after_a_restart_until_it_was_collected() {
     let home = Home::with(3).await;
     let log = home.open();
-    let first = log.waiting().await.unwrap().unwrap();
+    let first = waiting(&log, 3).await;
     assert_eq!((first.request.records.len(), first.last), (3, 3));
     assert_eq!(first.request.records[1].body, body(2));
     let begin = MintChain::begin(&node_name(), &first.request.log);
     assert_eq!(first.request.previous, begin.hash);
     log.collected(2).await;
-    log.append(4, body(4)).await.unwrap();
-    let rest = log.waiting().await.unwrap().unwrap();
+    log.append(4, &body(4)).await.unwrap();
+    let rest = waiting(&log, 4).await;
     assert_eq!((rest.request.records[0].seq, rest.last), (3, 4));
     assert_eq!(log.status().waiting, 2);
     // What the CA has is not written down each time: after a restart it is sent once more, and the CA sees that.
     let log = home.open();
-    let again = log.waiting().await.unwrap().unwrap();
+    let again = waiting(&log, 4).await;
     assert_eq!((again.request.records.len(), again.request.log == first.request.log), (4, true));
     assert_eq!(follow(&again), follow(&rest));
     log.collected(9).await;
@@ -84,9 +96,9 @@ async fn records_that_were_collected_make_room_and_the_chain_goes_on() {
     let log = home.open();
     let mut expected = None;
     for number in 1..=200 {
-        log.append(1, body(number)).await.unwrap();
+        log.append(1, &body(number)).await.unwrap();
         if number % 10 == 0 {
-            let waiting = log.waiting().await.unwrap().unwrap();
+            let waiting = waiting(&log, number).await;
             if let Some(place) = &expected {
                 let before = MintChain {
                     hash: waiting.request.previous.as_slice().try_into().unwrap(),
@@ -103,7 +115,7 @@ async fn records_that_were_collected_make_room_and_the_chain_goes_on() {
     let place = log.status();
     let log = home.open();
     assert!(log.status().waiting >= place.waiting, "{place:?}");
-    assert_eq!(log.append(1, body(201)).await, Ok(201));
+    assert_eq!(log.append(1, &body(201)).await, Ok(201));
 }
 
 #[tokio::test]
@@ -113,16 +125,16 @@ async fn a_full_log_refuses_until_the_ca_has_collected() {
     let log = home.open();
     let mut written = 0;
     let full = loop {
-        match log.append(1, vec![b'x'; 500]).await {
+        match log.append(1, &vec![b'x'; 500]).await {
             Ok(seq) => written = seq,
             Err(full) => break full,
         }
     };
     assert!(matches!(full, MintLogError::Full { limit: 20_000, .. }) && written > 10, "{full}");
     assert_eq!(log.status().trouble, Some(full));
-    let waiting = log.waiting().await.unwrap().unwrap();
+    let waiting = waiting(&log, written).await;
     log.collected(waiting.last).await;
-    assert_eq!(log.append(1, vec![b'x'; 500]).await, Ok(written + 1));
+    assert_eq!(log.append(1, &vec![b'x'; 500]).await, Ok(written + 1));
     assert_eq!(log.status().trouble, None);
 }
 
@@ -139,7 +151,7 @@ async fn a_half_written_end_is_cut_off_and_nothing_else_is_forgiven() {
         fs::write(home.path(), &whole[..length]).unwrap();
         let log = home.open();
         assert_eq!((log.status().waiting, log.status().trouble), (2, None), "cut at {length}");
-        assert_eq!(log.append(1, body(9)).await, Ok(3));
+        assert_eq!(log.append(1, &body(9)).await, Ok(3));
     }
     // (F-14) A flipped bit anywhere is damage; nothing is recorded, and the file stays as it is.
     for offset in 0..whole.len() {
@@ -147,7 +159,7 @@ async fn a_half_written_end_is_cut_off_and_nothing_else_is_forgiven() {
         flipped[offset] ^= 4;
         fs::write(home.path(), &flipped).unwrap();
         let log = home.open();
-        let refused = log.append(1, body(9)).await;
+        let refused = log.append(1, &body(9)).await;
         // The name of the log in its head is covered by the chain, its place by the hash behind it.
         assert!(matches!(refused, Err(MintLogError::Damaged { .. })), "flipped at {offset}: {refused:?}");
         drop(log);
@@ -158,20 +170,21 @@ async fn a_half_written_end_is_cut_off_and_nothing_else_is_forgiven() {
 #[tokio::test]
 async fn what_is_no_log_of_this_node_is_left_alone() {
     let home = Home::with(1).await;
-    let log = MintLog::open(home.directory.path(), &NodeName::parse("web-2").unwrap(), home.limits);
-    assert!(matches!(log.append(1, body(1)).await, Err(MintLogError::Damaged { .. })));
+    let log =
+        MintLog::open(home.directory.path(), &NodeName::parse("web-2").unwrap(), home.limits, Arc::clone(&home.clock));
+    assert!(matches!(log.append(1, &body(1)).await, Err(MintLogError::Damaged { .. })));
     assert!(log.waiting().await.is_err());
     for content in ["", "bonafide", "something else that is longer"] {
         fs::write(home.path(), content).unwrap();
         let log = home.open();
-        assert!(matches!(log.append(1, body(1)).await, Err(MintLogError::Damaged { offset: 0, .. })), "{content}");
+        assert!(matches!(log.append(1, &body(1)).await, Err(MintLogError::Damaged { offset: 0, .. })), "{content}");
     }
     fs::remove_file(home.path()).unwrap();
     std::os::unix::fs::symlink("elsewhere", home.path()).unwrap();
-    assert!(matches!(home.open().append(1, body(1)).await, Err(MintLogError::Unwritable { .. })));
+    assert!(matches!(home.open().append(1, &body(1)).await, Err(MintLogError::Unwritable { .. })));
     fs::remove_file(home.path()).unwrap();
     fs::create_dir(home.path()).unwrap();
-    assert!(home.open().append(1, body(1)).await.is_err());
+    assert!(home.open().append(1, &body(1)).await.is_err());
 }
 
 #[tokio::test]
@@ -182,7 +195,7 @@ async fn many_at_once_are_all_recorded_and_too_many_are_refused() {
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..2000 {
         let log = log.clone();
-        calls.spawn(async move { log.append(1, body(number)).await });
+        calls.spawn(async move { log.append(1, &body(number)).await });
     }
     let mut recorded = std::collections::BTreeSet::new();
     while let Some(call) = calls.join_next().await {
