@@ -20,8 +20,12 @@ mod unfold;
 mod x509;
 
 use std::{
+    convert::Infallible,
+    future::Future,
     path::Path,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -29,8 +33,11 @@ use bonafide_verifier::{
     clock::Clock,
     serve::{Drained, ServeOptions, serve},
 };
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tower_service::Service;
 use tracing::{error, warn};
 
 pub(crate) use self::{
@@ -290,16 +297,15 @@ async fn round_of(socket: Arc<Socket>, binding: Binding, shared: Arc<Shared>, st
 }
 
 /// The services of the socket. Ours stand beside the Workload API, never in it (WAPI-02, WEP-18, WEP-19).
-fn services(shared: &Arc<Shared>, stop: CancellationToken) -> axum::Router {
+fn services(shared: &Arc<Shared>, stop: CancellationToken) -> Services {
     let limit = shared.parts.limits.request_bytes;
-    let tokens_api = TokensServer::new(TokensApi::new(shared.clone(), stop.clone()))
+    let tokens = TokensServer::new(TokensApi::new(shared.clone(), stop.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(TOKEN_KEYS_BYTES);
     let workload_api = SpiffeWorkloadApiServer::new(WorkloadApi::new(shared.clone(), stop));
     let local_api = LocalServer::new(LocalApi::new(shared.clone()));
     let mut routes = tonic::service::Routes::new(workload_api.max_decoding_message_size(limit))
-        .add_service(local_api.max_decoding_message_size(limit))
-        .add_service(tokens_api);
+        .add_service(local_api.max_decoding_message_size(limit));
     // The descriptors are compiled in; the services work without reflection, too.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -311,9 +317,36 @@ fn services(shared: &Arc<Shared>, stop: CancellationToken) -> axum::Router {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => error!(%error, "no reflection; this is a fault of the agent"),
     }
-    routes.into_axum_router()
+    Services { tokens, others: routes.into_axum_router() }
 }
 
+/// The services by their names. An edge asks for a token at each of its requests: that way is short, and the others go through a router.
+#[derive(Clone, Debug)]
+struct Services {
+    tokens: TokensServer<TokensApi>,
+    others: axum::Router,
+}
+
+impl Service<Request<Incoming>> for Services {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        if request.uri().path().strip_prefix('/').is_some_and(|path| path.starts_with(TOKENS)) {
+            return self.tokens.call(request);
+        }
+        let answering = self.others.call(request);
+        Box::pin(async move { Ok(answering.await?.map(tonic::body::Body::new)) })
+    }
+}
+
+/// What the paths of the tokens' service begin with.
+const TOKENS: &str = "bonafide.tokens.v1.Tokens/";
 /// The largest message with token keys: as much as the CA sends a node.
 const TOKEN_KEYS_BYTES: usize = 16 * 1024 * 1024;
 /// Streams that may be told at the same moment.

@@ -35,10 +35,9 @@ use bonafide_verifier::{
     policy::{CanonicalPath, Fact, Facts, Limit, LimitBy, LimitPer, Operation},
     record::RecordedOperation,
     serve::{ConnectionInfo, Drained, ServeOptions, TlsIncoming, serve},
-    spiffe::{SpiffeId, TrustDomain},
+    spiffe::TrustDomain,
     tls::{Acceptor, AcceptorOptions, PeerSet, TlsConfigError},
     txn_tokens::{TxnKey, TxnKeysError, TxnTokens},
-    user::IssuerName,
 };
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Limited};
@@ -333,17 +332,6 @@ impl TokenService {
         outcome
     }
 
-    /// What a service is registered for as an edge: nothing, if it is none.
-    fn edge(&self, id: &SpiffeId) -> RegisteredEdge {
-        let snapshot = self.inner.registry.load();
-        let Some(edge) = snapshot.service_by_path(id.path()).and_then(|service| service.edge.as_ref()) else {
-            return RegisteredEdge::default();
-        };
-        // INVARIANT: names of issuers were parsed before they were stored.
-        let issuers = edge.issuers.iter().filter_map(|name| IssuerName::parse(name).ok()).collect();
-        RegisteredEdge { words: edge.scopes.clone(), issuers }
-    }
-
     /// Asks the token policy about one word of a scope, or about none.
     fn decide(
         &self,
@@ -369,13 +357,6 @@ impl TokenService {
             _ => denied(refused.reason),
         })
     }
-}
-
-/// Words that an edge may ask for where a subject token says no scope, and whose users' tokens those may be.
-#[derive(Debug, Default)]
-struct RegisteredEdge {
-    words: Vec<String>,
-    issuers: Vec<IssuerName>,
 }
 
 async fn token(State(service): State<TokenService>, request: Request<Body>) -> Response {

@@ -179,7 +179,6 @@ impl TokenService {
         let edge = delegation.edges.iter().find(|edge| edge.id == *asked.requester);
         let edge = edge.ok_or_else(|| MintError::NotAnEdge { requester: asked.requester.clone() })?;
         let subject = self.subject(&asked, now).await?;
-        let issuers: Vec<IssuerName> = edge.issuers.iter().filter_map(|name| IssuerName::parse(name).ok()).collect();
         let scope = match asked.scope {
             "" => all_scopes(&edge.scopes, subject.scope()),
             scope => scope.to_owned(),
@@ -187,7 +186,7 @@ impl TokenService {
         let grant = Grant {
             words: &edge.scopes,
             registered: &edge.scopes,
-            subjects: Allowed::OfIssuers(&issuers),
+            subjects: Allowed::OfIssuers(&edge.issuers),
             most_lifetime: delegation.token_lifetime.min(whole_seconds(delegation.expires_at.since(now))),
         };
         let wanted = Wanted {

@@ -40,21 +40,11 @@ impl AsyncRead for PlainAuthority {
     }
 }
 
+/// It takes one buffer at a time, and says so: then HTTP/2 copies an answer of up to 1 KiB, such as a token, behind its headers, and all of it with the
+/// trailers leaves at once. With several buffers the trailers would follow in a write of their own, which wakes the client twice.
 impl AsyncWrite for PlainAuthority {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

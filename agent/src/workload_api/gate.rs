@@ -9,11 +9,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::body::Body;
 use bonafide_ca_api::{Reason, refusal};
 use bonafide_verifier::clock::Clock;
 use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
-use tonic::Status;
+use tonic::{Status, body::Body};
 use tower_service::Service;
 
 use super::{
@@ -22,10 +21,15 @@ use super::{
 };
 use crate::metrics::{ByOutcome, Metrics, Outcome};
 
-/// The services behind the gate.
+/// The services behind the gate. It is cloned for each request.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate<S> {
     inner: S,
+    keeper: Arc<Keeper>,
+}
+
+#[derive(Debug)]
+struct Keeper {
     admission: Admission,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -40,9 +44,11 @@ pub(crate) struct Call {
 
 impl<S> Gate<S> {
     pub(crate) fn new(inner: S, admission: Admission, metrics: Metrics, clock: Arc<dyn Clock>) -> Gate<S> {
-        Gate { inner, admission, metrics, clock }
+        Gate { inner, keeper: Arc::new(Keeper { admission, metrics, clock }) }
     }
+}
 
+impl Keeper {
     fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Status> {
         check_security_header(request.headers())?;
         let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or_else(|| {
@@ -98,19 +104,19 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if let Err(status) = check_content_type(request.headers()) {
-            self.metrics.workload_calls.get_or_create(&ByOutcome { outcome: Outcome::refused }).inc();
+            self.keeper.metrics.workload_calls.get_or_create(&ByOutcome { outcome: Outcome::refused }).inc();
             let mut answer = status.into_http();
             *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Box::pin(std::future::ready(Ok(answer)));
         }
-        let outcome = match self.admit(&mut request) {
+        let outcome = match self.keeper.admit(&mut request) {
             Ok(()) => Outcome::ok,
             Err(status) => {
-                self.metrics.workload_calls.get_or_create(&ByOutcome { outcome: Outcome::refused }).inc();
+                self.keeper.metrics.workload_calls.get_or_create(&ByOutcome { outcome: Outcome::refused }).inc();
                 return Box::pin(std::future::ready(Ok(status.into_http())));
             }
         };
-        self.metrics.workload_calls.get_or_create(&ByOutcome { outcome }).inc();
+        self.keeper.metrics.workload_calls.get_or_create(&ByOutcome { outcome }).inc();
         Box::pin(self.inner.call(request))
     }
 }

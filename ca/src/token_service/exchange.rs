@@ -16,8 +16,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    RegisteredEdge, TokenService, client::Client, fact, form::Form, mint::About, refusal, refusal::TokenRefusal,
-    subjects::Name,
+    TokenService, client::Client, fact, form::Form, mint::About, refusal, refusal::TokenRefusal, subjects::Name,
 };
 
 impl TokenService {
@@ -41,15 +40,16 @@ impl TokenService {
         let (details, context) = (object("request_details")?, object("request_context")?);
 
         let subject = self.subject(client, token, kind).await?;
-        let edge = self.edge(client.id());
-        let words = self.allowed_words(client, &subject, scope, &edge)?;
+        let registry = self.inner.registry.load();
+        let edge = registry.service_by_path(client.id().path()).and_then(|service| service.edge.as_ref());
+        let words = self.allowed_words(client, &subject, scope, edge.is_some())?;
         let turn = self.inner.minter.turn()?;
         let grant = Grant {
             words: &words,
-            registered: &edge.words,
+            registered: edge.map_or(&[], |edge| &edge.scopes),
             // Where only the registration says what the token is for, it says for whose, too.
             subjects: match subject.scope() {
-                None => Subjects::OfIssuers(&edge.issuers),
+                None => Subjects::OfIssuers(edge.map_or(&[], |edge| &edge.issuers)),
                 Some(_) => Subjects::AllowedByPolicy,
             },
             most_lifetime: self.inner.limits.lifetime.min(turn.longest()),
@@ -110,7 +110,7 @@ impl TokenService {
         client: &Client,
         subject: &Subject,
         scope: &str,
-        edge: &RegisteredEdge,
+        is_edge: bool,
     ) -> Result<Vec<String>, TokenRefusal> {
         let words: Vec<&str> = scope.split(' ').collect();
         if words.len() > MOST_WORDS || !bonafide_verifier::jwt::is_scope(scope) {
@@ -120,7 +120,7 @@ impl TokenService {
         let facts = fact(Facts::default(), "subject_type", subject.kind().word());
         let facts = fact(facts, "issuer", issuer.as_ref().map_or("", |issuer| issuer.as_str()));
         let facts = fact(facts, "own", subject.sub() == client.id().as_str());
-        let facts = fact(facts, "edge", !edge.words.is_empty());
+        let facts = fact(facts, "edge", is_edge);
         for word in &words {
             self.decide(client, "exchange", Some(word), &facts)?;
         }
