@@ -155,7 +155,7 @@ impl Subjects {
         name.copy_from_slice(context.finish().as_ref());
         let name = (name, believed.generation);
         if let Some(found) = self.remembered.get(&name)
-            && now < found.expires_at()
+            && found.holds_at(now)
         {
             return Ok(found);
         }

@@ -25,7 +25,6 @@ use bonafide_verifier::{
         txn_token::{MOST_LIFETIME, MOST_REQUESTERS, TxnClaims},
     },
     spiffe::{SpiffeId, TrustDomain},
-    user::UserId,
 };
 use serde_json::{Map, Value};
 
@@ -167,12 +166,11 @@ fn more(
 
 fn check_subject(requester: &SpiffeId, subject: &Subject, allowed: Subjects<'_>) -> Result<(), ExchangeError> {
     let Subjects::OfIssuers(issuers) = allowed else { return Ok(()) };
-    // A service's ID has no issuer's name before it: `spiffe` is none.
-    match UserId::parse(subject.sub()) {
-        Ok(user) if issuers.iter().any(|issuer| issuer == user.issuer().as_str()) => Ok(()),
-        Ok(user) => Err(ExchangeError::IssuerNotAllowed { issuer: user.issuer().clone() }),
-        Err(_) if subject.sub() == requester.as_str() => Ok(()),
-        Err(_) => Err(ExchangeError::OtherService),
+    match subject.issuer() {
+        Some(issuer) if issuers.iter().any(|allowed| allowed == issuer.as_str()) => Ok(()),
+        Some(issuer) => Err(ExchangeError::IssuerNotAllowed { issuer }),
+        None if subject.sub() == requester.as_str() => Ok(()),
+        None => Err(ExchangeError::OtherService),
     }
 }
 

@@ -7,6 +7,7 @@ use bonafide_verifier::{
     serve::ConnectionInfo,
     spiffe::{PublicKey, SpiffeId, TrustDomain},
     tls::Peer,
+    x509::VerifiedPeer,
 };
 use http::{header, request::Parts};
 
@@ -22,7 +23,8 @@ pub(super) const ASSERTION_TYPES: [&str; 2] = [
 pub(super) struct Client {
     id: SpiffeId,
     granted: Granted,
-    keys: Vec<PublicKey>,
+    /// The certificate on the connection, if that is what it proved itself by.
+    peer: Option<VerifiedPeer>,
     by: &'static str,
 }
 
@@ -36,9 +38,9 @@ impl Client {
         &self.granted
     }
 
-    /// The key of the SVID on its connection: what it signs about itself is signed with this one.
-    pub(super) fn keys(&self) -> &[PublicKey] {
-        &self.keys
+    /// The key of the SVID on its connection, if there is one: what it signs about itself is signed with this one.
+    pub(super) fn key(&self) -> Option<PublicKey> {
+        self.peer.as_ref().and_then(|peer| PublicKey::from_spki(peer.spki()).ok())
     }
 
     /// How it proved itself, for records.
@@ -92,9 +94,13 @@ impl TokenService {
         if self.inner.registry.load().service_by_path(id.path()).is_none() {
             return Err(refuse("service-unknown", format!("`{id}` is not registered any more")));
         }
-        let keys = peer.and_then(|peer| PublicKey::from_spki(peer.spki()).ok()).into_iter().collect();
         let by = if peer.is_some() { "x509-svid" } else { "jwt-svid" };
-        Ok(Client { id, granted: Granted { caller, on_behalf_of: None, trace: None, waits_for_facts: true }, keys, by })
+        Ok(Client {
+            id,
+            granted: Granted { caller, on_behalf_of: None, trace: None, waits_for_facts: true },
+            peer: peer.cloned(),
+            by,
+        })
     }
 }
 

@@ -89,7 +89,9 @@ impl TokenService {
             }
             let trust_domain = &self.inner.trust_domain;
             let believed = Believed { trust_domain, users: &users.issuers, txn_tokens: &self.inner.txn_tokens };
-            let requester = Requester { id: client.id(), keys: client.keys() };
+            // Only what it says about itself is signed with its own key.
+            let keys = if kind == SubjectTokenType::SelfSigned { client.key() } else { None };
+            let requester = Requester { id: client.id(), keys: keys.as_slice() };
             let subject = Subject::verify(token, kind, &requester, &believed, now)?;
             self.inner.subjects.put(name, &users, &subject);
             Ok(subject)

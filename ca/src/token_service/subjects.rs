@@ -50,11 +50,7 @@ impl Subjects {
     pub(super) fn get(&self, name: Option<Name>, believed: &Believed, now: Timestamp) -> Option<Subject> {
         let found = self.0.get(&name?)?;
         let same = found.generation == believed.generation && found.until == believed.until;
-        let counts = |subject: &Subject| {
-            let from = subject.user().map_or(Timestamp::MAX, |user| user.valid_from());
-            from <= now && now < subject.expires_at()
-        };
-        Some(found.subject).filter(|subject| same && counts(subject))
+        Some(found.subject).filter(|subject| same && subject.holds_at(now))
     }
 
     pub(super) fn put(&self, name: Option<Name>, believed: &Believed, subject: &Subject) {

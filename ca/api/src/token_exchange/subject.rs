@@ -10,7 +10,7 @@ use bonafide_verifier::{
     on_behalf_of::OnBehalfOf,
     spiffe::{PublicKey, SpiffeId, TrustDomain},
     txn_tokens::TxnTokens,
-    user::IssuerName,
+    user::{IssuerName, UserId},
 };
 
 use super::ExchangeError;
@@ -154,7 +154,12 @@ impl Subject {
     /// Whose user it is; none for a service.
     #[must_use]
     pub fn issuer(&self) -> Option<IssuerName> {
-        bonafide_verifier::user::UserId::parse(self.sub()).ok().map(|user| user.issuer().clone())
+        match &self.0 {
+            Proof::User { user, .. } => Some(user.user().issuer().clone()),
+            Proof::Own { .. } => None,
+            // A service's ID has no issuer's name before it: `spiffe` is none.
+            Proof::Earlier(earlier) => UserId::parse(earlier.sub()).ok().map(|user| user.issuer().clone()),
+        }
     }
 
     /// The scope that its token says, if it says one.
@@ -184,6 +189,12 @@ impl Subject {
             Proof::User { user, .. } => Some(user),
             Proof::Own { .. } | Proof::Earlier(_) => None,
         }
+    }
+
+    /// Whether what was found out about a user's token before still holds: it has begun and has not ended. Of others nothing is remembered.
+    #[must_use]
+    pub fn holds_at(&self, now: Timestamp) -> bool {
+        self.user().is_some_and(|user| user.valid_from() <= now) && now < self.expires_at()
     }
 
     /// The transaction that goes on, if one does.
