@@ -24,7 +24,10 @@ use std::{
 
 use bonafide_ca_api::{NodeName, generated::node};
 use bonafide_verifier::clock::Clock;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore, watch},
+};
 use tracing::warn;
 
 use self::file::LogFile;
@@ -98,7 +101,7 @@ struct Shared {
     places: Semaphore,
     status: Mutex<MintLogStatus>,
     /// Wakes the thread.
-    written: SyncSender<()>,
+    writes: SyncSender<()>,
     /// Changes whenever a sync has ended, well or not.
     synced: watch::Sender<()>,
     /// Something can be collected.
@@ -122,11 +125,11 @@ impl MintLog {
     pub(crate) fn open(directory: &Path, node: &NodeName, limits: MintLogLimits, clock: Arc<dyn Clock>) -> Self {
         let path = directory.join(Self::FILE);
         let mut file = LogFile::open(&path, node, limits);
-        let (written, wakes) = sync_channel(1);
+        let ((writes, wakes), runtime) = (sync_channel(1), Handle::try_current().ok());
         let shared = Arc::new_cyclic(|log: &Weak<Shared>| {
             let log = log.clone();
             let thread = std::thread::Builder::new().name("mint-log".into());
-            if let Err(error) = thread.spawn(move || keep_synced(&wakes, &log)) {
+            if let Err(error) = thread.spawn(move || keep_synced(&wakes, &log, runtime.as_ref())) {
                 file = Err(MintLogError::Unwritable { path, reason: format!("no thread: {error}") });
             }
             let status = match &file {
@@ -139,7 +142,7 @@ impl MintLog {
                 log: tokio::sync::Mutex::new(Log { file, unsynced_since: None, syncing_since: None }),
                 places: Semaphore::new(limits.waiting),
                 status: Mutex::new(status),
-                written,
+                writes,
                 synced: watch::Sender::new(()),
                 durable: Notify::new(),
             }
@@ -221,17 +224,16 @@ impl Log {
     }
 
     fn append(&mut self, at_ms: i64, body: &[u8], shared: &Shared) -> Result<u64, MintLogError> {
-        let seq = self.file.as_mut().map_err(|trouble| trouble.clone())?.append(at_ms, body)?;
+        let file = self.file.as_mut().map_err(|trouble| trouble.clone())?;
         if self.unsynced_since.is_none() {
-            self.unsynced_since = Some(shared.clock.boot());
-            if let Err(TrySendError::Disconnected(())) = shared.written.try_send(()) {
-                let path = self.file.as_ref().map(|file| file.path().to_owned()).unwrap_or_default();
-                let trouble = MintLogError::Unwritable { path, reason: "its thread has ended".into() };
-                self.file = Err(trouble.clone());
-                return Err(trouble);
+            // Before it is written: the thread looks after a file system that does not answer, too.
+            if let Err(TrySendError::Disconnected(())) = shared.writes.try_send(()) {
+                let path = file.path().to_owned();
+                return Err(MintLogError::Unwritable { path, reason: "its thread has ended".into() });
             }
+            self.unsynced_since = Some(shared.clock.boot());
         }
-        Ok(seq)
+        file.append(at_ms, body)
     }
 }
 
@@ -283,10 +285,13 @@ impl Drop for Shared {
 }
 
 /// What the thread does until the log is closed.
-fn keep_synced(written: &Receiver<()>, log: &Weak<Shared>) {
-    while written.recv().is_ok() {
+fn keep_synced(writes: &Receiver<()>, log: &Weak<Shared>, runtime: Option<&Handle>) {
+    while writes.recv().is_ok() {
         // Nothing comes here before the sync: this waits, unless the log is closed.
-        let _ = written.recv_timeout(GATHER);
+        let _ = writes.recv_timeout(GATHER);
+        // A frozen file system holds the worker that writes. It may be the one that listened for all connections, and the others sleep until there is
+        // something to do: this wakes one of them, which listens from then on. No other one can be held here: who writes has the lock.
+        drop(runtime.map(|runtime| runtime.spawn(async {})));
         let Some(log) = log.upgrade() else { return };
         log.sync();
     }

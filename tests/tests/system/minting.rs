@@ -30,6 +30,10 @@ struct Edge {
     tokens: AgentTokens,
 }
 
+fn identity(node: &Node) -> Identity {
+    Identity::spawn(&WorkloadApi::at(Endpoint::Unix(node.socket())), Arc::new(SystemClock))
+}
+
 async fn tokens(node: &Node) -> AgentTokens {
     let api = WorkloadApi::at(Endpoint::Unix(node.socket()));
     let tokens = AgentTokens::spawn(&api, TrustDomain::parse(TRUST_DOMAIN).unwrap(), Arc::new(SystemClock));
@@ -39,7 +43,7 @@ async fn tokens(node: &Node) -> AgentTokens {
 
 impl Edge {
     async fn at(node: &Node) -> Self {
-        let identity = Identity::spawn(&WorkloadApi::at(Endpoint::Unix(node.socket())), Arc::new(SystemClock));
+        let identity = identity(node);
         identity.ready(SOON).await.unwrap();
         Self { identity, tokens: tokens(node).await }
     }
@@ -179,7 +183,7 @@ async fn i_01_an_agent_killed_around_the_record_of_a_token() {
     n1.stop();
     let (mut unanswered, log) = (0, n1.path("data/mint.log"));
     let length = || std::fs::metadata(&log).unwrap().len();
-    // The log alone writes and syncs so.
+    // The log alone writes and syncs so. strace counts for each thread.
     for (moment, fault) in [
         ("unwritten", "pwrite64:signal=SIGKILL:when=3"),
         ("written", "pwrite64:delay_exit=600000000:when=3"),
@@ -192,38 +196,32 @@ async fn i_01_an_agent_killed_around_the_record_of_a_token() {
         let mut agent =
             Process::start("bonafide-agent under strace", &mut strace).expect("strace is needed: see tests/run");
         agent.ready("node", SOON).unwrap_or_else(|error| panic!("{moment}: {error}"));
-        let edge = Edge::at(&n1).await;
+        let edge = Arc::new(Edge::at(&n1).await);
         answered.push(edge.mint_soon().await);
-        let mut before = length();
-        if moment == "on its way" {
-            // Further ones leave until the second sync has taken too long.
-            while let Ok(minted) = timeout(A_MOMENT, edge.mint()).await {
-                answered.push(minted.unwrap());
-                assert!(length() > before, "the record first");
-                before = length();
+        let (before, refused) = loop {
+            let (before, asking) = (length(), Arc::clone(&edge));
+            let mut asks = tokio::spawn(async move { asking.mint().await });
+            match timeout(A_MOMENT, &mut asks).await {
+                Ok(outcome) => match outcome.unwrap() {
+                    Ok(token) => answered.push(token),
+                    Err(refused) => break (before, refused),
+                },
+                Err(_) => {
+                    let lives = identity(&n1).ready(SOON).await;
+                    // strace holds the thread at its call, and would do so long after.
+                    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
+                    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap();
+                    agent.signal(Signal::SIGKILL).unwrap();
+                    kill(Pid::from_raw(tracer.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+                    lives.unwrap_or_else(|error| panic!("{moment}, the agent does nothing else: {error}"));
+                    break (before, asks.await.unwrap().expect_err("nobody gets the token"));
+                }
             }
-            assert_eq!(length(), before, "no record of what waits");
-            n1.agent(&["status"]).success();
-        } else {
-            answered.push(edge.mint().await.unwrap());
-            before = length();
-        }
-        let asks = tokio::spawn(async move { edge.mint().await });
-        if moment == "written" {
-            eventually("the record is written", || (length() > before).then_some(()));
-            unanswered += 1;
-        }
-        if moment != "unwritten" {
-            // strace holds the thread at its call, and would do so long after.
-            let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
-            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap().trim().to_owned();
-            agent.signal(Signal::SIGKILL).unwrap();
-            kill(Pid::from_raw(tracer.parse().unwrap()), Signal::SIGKILL).unwrap();
-        }
-        let refused = asks.await.unwrap().expect_err("nobody gets the token");
+        };
         assert!(matches!(refused, ExchangeRefused::Unavailable { .. }), "{moment}: {refused}");
         agent.ended(SOON).unwrap_or_else(|error| panic!("{moment}: {error}"));
         assert_eq!(length() > before, moment == "written", "{moment}");
+        unanswered += usize::from(moment == "written");
     }
     n1.start();
     let edge = Edge::at(&n1).await;
