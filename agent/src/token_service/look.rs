@@ -21,7 +21,7 @@ pub(super) struct Looks(Mutex<HashMap<IssuerName, Look>>);
 struct Look {
     /// When it began, on the boot clock.
     at: Duration,
-    /// What came of it. One that was given up has none, and counts.
+    /// What came of it.
     found: watch::Receiver<Option<bool>>,
 }
 
@@ -57,17 +57,17 @@ impl TokenService {
 
     /// Has the CA look at an issuer's keys; whether it did because of this, or while this waited for another who asked.
     pub(super) async fn look_at(&self, issuer: &IssuerName, now: Timestamp) -> bool {
-        match self.0.looks.turn(issuer, self.0.parts.clock.boot()) {
-            None => false,
-            Some(Turn::Waits(mut found)) => {
-                found.wait_for(Option::is_some).await.is_ok_and(|found| *found == Some(true))
-            }
+        let mut found = match self.0.looks.turn(issuer, self.0.parts.clock.boot()) {
+            None => return false,
+            Some(Turn::Waits(found)) => found,
             Some(Turn::Looks(sender)) => {
-                let found = self.ask(issuer, now).await;
-                sender.send_replace(Some(found));
+                let (found, service, issuer) = (sender.subscribe(), self.clone(), issuer.clone());
+                // By itself: who asked first may give up while others wait.
+                tokio::spawn(async move { sender.send_replace(Some(service.ask(&issuer, now).await)) });
                 found
             }
-        }
+        };
+        found.wait_for(Option::is_some).await.is_ok_and(|found| *found == Some(true))
     }
 
     async fn ask(&self, issuer: &IssuerName, now: Timestamp) -> bool {

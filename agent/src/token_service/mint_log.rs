@@ -102,7 +102,7 @@ struct Shared {
     status: Mutex<MintLogStatus>,
     /// Wakes the thread.
     writes: SyncSender<()>,
-    /// Changes whenever a sync has ended, well or not.
+    /// Changes whenever a sync has ended, well or not, and when the file cannot be used any more.
     synced: watch::Sender<()>,
     /// Something can be collected.
     durable: Notify,
@@ -209,6 +209,7 @@ impl MintLog {
             };
             if let Err(trouble) = &done {
                 log.file = Err(trouble.clone());
+                shared.synced.send_replace(());
             }
             shared.tell(&log);
             done
@@ -218,8 +219,9 @@ impl MintLog {
 }
 
 impl Log {
+    /// Whether the disk does not keep up. One that cannot be used keeps nobody waiting.
     fn is_behind(&self, now: Duration, most: Duration) -> bool {
-        let oldest = self.syncing_since.or(self.unsynced_since);
+        let oldest = self.syncing_since.or(self.unsynced_since).filter(|_| self.file.is_ok());
         oldest.is_some_and(|since| now.saturating_sub(since) > most)
     }
 
@@ -242,11 +244,11 @@ impl Shared {
     fn sync(&self) {
         let (file, last) = {
             let mut log = self.log.blocking_lock();
-            log.syncing_since = log.unsynced_since.take();
-            match &log.file {
-                Ok(file) if log.syncing_since.is_some() => file.written(),
-                Ok(_) | Err(_) => return,
-            }
+            let unsynced_since = log.unsynced_since.take();
+            let Ok(file) = &log.file else { return };
+            let written = file.written();
+            log.syncing_since = unsynced_since;
+            written
         };
         let synced = file.sync_data();
         let mut log = self.log.blocking_lock();

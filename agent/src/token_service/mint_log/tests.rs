@@ -188,6 +188,35 @@ async fn what_is_no_log_of_this_node_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_disk_that_does_not_keep_up_is_waited_for_and_a_log_that_breaks_meanwhile_is_not() {
+    let mut home = Home::new();
+    home.limits.behind = Duration::ZERO;
+    let log = home.open();
+    for number in 1..=3 {
+        assert_eq!(log.append(1, &body(number)).await, Ok(number));
+        // Each but the first has waited for the one before it to be durable.
+        let durable = log.waiting().await.unwrap().map_or(0, |waiting| waiting.last);
+        assert!(durable >= number - 1, "{durable} of {number}");
+    }
+    let waits = tokio::spawn({
+        let log = log.clone();
+        async move { log.append(1, &body(4)).await }
+    });
+    fs::File::options().write(true).open(home.path()).unwrap().set_len(20).unwrap();
+    let broken = loop {
+        match log.waiting().await {
+            Err(broken) => break broken,
+            Ok(_) => tokio::task::yield_now().await,
+        }
+    };
+    assert!(matches!(broken, MintLogError::Damaged { .. }));
+    let waited = waits.await.unwrap();
+    assert!(waited == Ok(4) || waited == Err(broken.clone()), "{waited:?}");
+    assert_eq!(log.append(1, &body(5)).await, Err(broken.clone()));
+    assert_eq!(log.status().trouble, Some(broken));
+}
+
+#[tokio::test]
 async fn many_at_once_are_all_recorded_and_too_many_are_refused() {
     let mut home = Home::new();
     home.limits.waiting = 64;
