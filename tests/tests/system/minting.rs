@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use crate::tokens::{answer, claims, curl, site_with_tokens};
 
 /// The edge's side of a node.
-struct Edge {
+pub(crate) struct Edge {
     identity: Identity,
     tokens: AgentTokens,
 }
@@ -42,19 +42,19 @@ async fn tokens(node: &Node) -> AgentTokens {
 }
 
 impl Edge {
-    async fn at(node: &Node) -> Self {
+    pub(crate) async fn at(node: &Node) -> Self {
         let identity = identity(node);
         identity.ready(SOON).await.unwrap();
         Self { identity, tokens: tokens(node).await }
     }
 
-    async fn mint(&self) -> Result<String, ExchangeRefused> {
+    pub(crate) async fn mint(&self) -> Result<String, ExchangeRefused> {
         let minted = self.tokens.begin_own(&self.identity, &WantedToken::default()).await?;
         Ok(minted.expose_token().to_owned())
     }
 
     /// Once there is a delegation.
-    async fn mint_soon(&self) -> String {
+    pub(crate) async fn mint_soon(&self) -> String {
         let minting = async {
             loop {
                 match self.mint().await {
@@ -70,7 +70,7 @@ impl Edge {
     }
 }
 
-fn records(site: &Site, kind: &str) -> Vec<Value> {
+pub(crate) fn records(site: &Site, kind: &str) -> Vec<Value> {
     let listed = site.ca(&["audit", "list", "--kind", kind, "--limit", "1000", "--output", "json"]).success().json();
     listed["records"].as_array().unwrap_or_else(|| panic!("{listed}")).clone()
 }

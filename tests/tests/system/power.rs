@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bonafide_examples::process::Process;
@@ -14,7 +14,11 @@ use bonafide_tests::{
 };
 use serde_json::Value;
 
-use crate::faults::fetched;
+use crate::{
+    faults::fetched,
+    minting::{Edge, records},
+    tokens::claims,
+};
 
 /// Something that somebody was told, and when: from then on it must be true after a cut.
 struct Told {
@@ -177,3 +181,79 @@ fn f02_an_agent_never_loses_a_key_that_the_ca_knows() {
         next.stop_ca();
     }
 }
+
+/// An agent under strace mints for an edge, and its CA collects what it has minted. The power of the agent's machine is cut at moments all along the way; its CA
+/// stays. What the CA has is in the log that is left, so the two go on together, and of the tokens that left only those of the last moment are in no
+/// record. (I-01)
+#[tokio::test(flavor = "multi_thread")]
+async fn f02_a_power_cut_takes_the_last_moment_of_a_mint_log_and_no_more() {
+    if !by_root() {
+        return;
+    }
+    let mut site = Site::new();
+    let (trace_of_ca, trace_of_agent) = (site.path("trace-of-ca"), site.path("trace-of-agent"));
+    site.start_ca_by(|run| traced(&run, &trace_of_ca));
+    site.add_service("export", &["--on", "n1", "--edge-scope", "export.run"]);
+    let mut node = site.node("n1");
+    let invitation = site.invite("n1");
+    let file = node.path("invitation");
+    fs::write(&file, &invitation).unwrap();
+    let mut run = node.agent_run();
+    run.arg("--join-file").arg(&file);
+    let agent = Process::start("bonafide-agent under strace", &mut traced(&run, &trace_of_agent)).unwrap();
+    agent.ready("node", SOON).unwrap_or_else(|error| panic!("{error}"));
+    node.agent = Some(agent);
+    let edge = Edge::at(&node).await;
+    let mut left = vec![(edge.mint_soon().await, now())];
+    // For longer than a record may be on its way, and than the CA lets some of them gather.
+    while now() < left[0].1 + 4_000_000 {
+        let _ = tokio::time::timeout(Duration::from_millis(10), std::future::pending::<()>()).await;
+        left.push((edge.mint().await.unwrap(), now()));
+    }
+    eventually("all are collected", || (records(&site, "token-minted").len() == left.len()).then_some(()));
+    drop(edge);
+    node.stop();
+    site.stop_ca();
+
+    let of_ca = events(&trace_of_ca, &site_root(&site)).unwrap();
+    let of_agent = events(&trace_of_agent, &site.path("node-n1")).unwrap();
+    let minting = left[0].1..left[left.len() - 1].1;
+    // Around what the agent makes durable, and just when the CA has taken records.
+    let moment = |cut: usize| of_agent.get(cut).map_or(u64::MAX, |next| next.at);
+    let taken = of_ca.iter().filter(|event| event.is_turn() && minting.contains(&event.at)).map(|event| event.at + 1);
+    let cuts: BTreeSet<u64> = moments(&of_agent, 10).into_iter().map(moment).chain(taken).collect();
+    assert!(cuts.iter().filter(|at| minting.contains(at)).count() > 5, "{cuts:?}");
+    for (index, at) in cuts.into_iter().enumerate() {
+        let before = of_agent.iter().take_while(|event| event.at < at);
+        let unsynced = if index % 4 == 0 { Unsynced::Kept } else { Unsynced::Lost };
+        let when = format!("cut at {at}, {unsynced:?}");
+        println!("{when}");
+        let mut next = Site::new();
+        next.listen.clone_from(&site.listen);
+        let until = of_ca.iter().take_while(|event| event.at < at);
+        Disk::after(until).cut(Unsynced::Kept, &site_root(&next)).unwrap();
+        next.start_ca();
+        let mut again = next.node("n1");
+        let home = next.path("node-n1");
+        fs::remove_dir_all(&home).unwrap();
+        Disk::after(before).cut(unsynced, &home).unwrap();
+        fs::create_dir_all(home.join("run")).unwrap();
+        again.join(&invitation);
+        let goes_on = Edge::at(&again).await.mint_soon().await;
+        let txn = |token: &str| claims(token)["txn"].as_str().unwrap().to_owned();
+        let recorded = eventually("what is minted now is collected", || {
+            let recorded = records(&next, "token-minted").iter().map(ToString::to_string).collect::<String>();
+            recorded.contains(&txn(&goes_on)).then_some(recorded)
+        });
+        for (token, told) in left.iter().filter(|(_, told)| told.saturating_add(A_MOMENT) < at) {
+            assert!(recorded.contains(&txn(token)), "{when}: a token that left {} us before has no record", at - told);
+        }
+        assert!(records(&next, "mint-log-broken").is_empty(), "{when}");
+        next.ca(&["audit", "verify"]).success();
+        again.stop();
+        next.stop_ca();
+    }
+}
+
+/// In microseconds. A record is on its way for a tenth of this at the most, where strace and other tests do not hold up the one who syncs.
+const A_MOMENT: u64 = 1_000_000;
