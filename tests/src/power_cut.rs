@@ -75,6 +75,11 @@ enum Change {
 }
 
 impl Event {
+    /// Whether it made the file durable whose path ends so.
+    pub fn is_sync_of(&self, file: &str) -> bool {
+        matches!(&self.change, Change::Sync { path } if path.ends_with(file))
+    }
+
     /// A moment before or after which the disk may be in an odd state: not just one more write.
     pub fn is_turn(&self) -> bool {
         !matches!(self.change, Change::Write { .. } | Change::Create { .. } | Change::Truncate { .. })
