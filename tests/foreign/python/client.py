@@ -8,8 +8,13 @@ import threading
 from spiffe import JwtSvid, WorkloadApiClient
 
 
+# The streams' callbacks come on threads of their own, and a line is written in two pieces.
+one_at_a_time = threading.Lock()
+
+
 def show(**what):
-    print(json.dumps(what), flush=True)
+    with one_at_a_time:
+        print(json.dumps(what), flush=True)
 
 
 def show_x509(event, context):
