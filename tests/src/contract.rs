@@ -161,6 +161,11 @@ fn json_fields() -> String {
     site.add_service("web", &["--on", "n1"]);
     site.invite("n2");
     let folder = node.path("fetched").display().to_string();
+    // The CA closes it a moment after the node has synced.
+    eventually("the node's invitation is closed", || {
+        let closed = site.ca(&["audit", "list", "--kind", "invitation-closed", "--output", "json"]).success().json();
+        closed["records"].as_array().is_some_and(|records| !records.is_empty()).then_some(())
+    });
     eventually("an identity", || (node.agent(&["fetch", "x509", "--write", &folder]).code == 0).then_some(()));
     let (svid, bundle) = (format!("{folder}/svid.pem"), format!("example.org={folder}/bundle.pem"));
     let json = |arguments: &[&str]| [arguments, &["--output", "json"]].concat().join(" ");
