@@ -173,9 +173,10 @@ fn json_fields() -> String {
     fs::write(&jwks, ISSUER_KEYS).expect("a key set is written");
     site.ca(&["issuer", "add", "corp", "https://login.example.com", "--audience", "web", "--jwks-file", &jwks])
         .success();
-    let ca: [&[&str]; 11] = [
+    let ca: [&[&str]; 12] = [
         &["node", "list"],
         &["node", "show", "n1"],
+        &["node", "show", "n2"],
         &["service", "list"],
         &["service", "show", "web"],
         &["issuer", "list"],
