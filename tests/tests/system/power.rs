@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bonafide_examples::process::Process;
 use bonafide_tests::{
     power_cut::{Disk, Event, Unsynced, by_root, events, traced},
-    site::{SOON, Site, eventually, user_selector},
+    site::{Node, SOON, Site, eventually, user_selector},
 };
 use serde_json::Value;
 
@@ -124,6 +124,40 @@ fn check<'a>(site: &Site, told: impl Iterator<Item = &'a Told>, when: &str) {
     site.ca(&["service", "add", "after", "--selector", &user_selector(), "--on", "any"]).success();
 }
 
+/// A node that has joined, its agent under strace, and the string that it joined with.
+fn join_traced(site: &Site, trace: &Path) -> (Node, String) {
+    let mut node = site.node("n1");
+    let invitation = site.invite("n1");
+    let file = node.path("invitation");
+    fs::write(&file, &invitation).unwrap();
+    let mut run = node.agent_run();
+    run.arg("--join-file").arg(&file);
+    let agent = Process::start("bonafide-agent under strace", &mut traced(&run, trace)).unwrap();
+    agent.ready("node", SOON).unwrap_or_else(|error| panic!("{error}"));
+    node.agent = Some(agent);
+    (node, invitation)
+}
+
+/// A CA as it was after these changes, where the agent looks for it, and the node whose power was cut after those, not started.
+fn after_cut<'a>(
+    site: &Site,
+    of_ca: impl Iterator<Item = &'a Event>,
+    of_agent: impl IntoIterator<Item = &'a Event>,
+    unsynced: Unsynced,
+) -> (Site, Node) {
+    let mut next = Site::new();
+    next.ca_arguments.clone_from(&site.ca_arguments);
+    next.listen.clone_from(&site.listen);
+    Disk::after(of_ca).cut(Unsynced::Kept, &site_root(&next)).unwrap();
+    next.start_ca();
+    let node = next.node("n1");
+    let home = next.path("node-n1");
+    fs::remove_dir_all(&home).unwrap();
+    Disk::after(of_agent).cut(unsynced, &home).unwrap();
+    fs::create_dir_all(home.join("run")).unwrap();
+    (next, node)
+}
+
 /// An agent under strace that joins and renews its node key. The power of its machine is cut at moments all along the way;
 /// its CA stays. Started again with the same string, it is in, by whatever key it has: it never used one that it could lose.
 /// (I-03)
@@ -137,15 +171,7 @@ fn f02_an_agent_never_loses_a_key_that_the_ca_knows() {
     site.ca_arguments = ["--node-ttl", "10s"].map(str::to_owned).to_vec();
     let (trace_of_ca, trace_of_agent) = (site.path("trace-of-ca"), site.path("trace-of-agent"));
     site.start_ca_by(|run| traced(&run, &trace_of_ca));
-    let mut node = site.node("n1");
-    let invitation = site.invite("n1");
-    let file = node.path("invitation");
-    fs::write(&file, &invitation).unwrap();
-    let mut run = node.agent_run();
-    run.arg("--join-file").arg(&file);
-    let agent = Process::start("bonafide-agent under strace", &mut traced(&run, &trace_of_agent)).unwrap();
-    agent.ready("node", SOON).unwrap_or_else(|error| panic!("{error}"));
-    node.agent = Some(agent);
+    let (mut node, invitation) = join_traced(&site, &trace_of_agent);
     eventually("a second key comes into use", || {
         let kinds = site.ca(&["audit", "list", "--kind", "node-key-activated", "--output", "json"]).success().json();
         (!kinds["records"].as_array().unwrap().is_empty()).then_some(())
@@ -161,19 +187,8 @@ fn f02_an_agent_never_loses_a_key_that_the_ca_knows() {
         let at = after.first().map_or(u64::MAX, |next| next.at);
         let unsynced = if index % 2 == 0 { Unsynced::Lost } else { Unsynced::ByChance(u64::try_from(index).unwrap()) };
         let when = format!("cut after {cut} of {} changes, {unsynced:?}", of_agent.len());
-        // The CA as it was at that moment, and where the agent looks for it.
-        let mut next = Site::new();
-        next.ca_arguments.clone_from(&site.ca_arguments);
-        next.listen.clone_from(&site.listen);
-        let until = of_ca.iter().take_while(|event| event.at < at);
-        Disk::after(until).cut(Unsynced::Kept, &site_root(&next)).unwrap();
-        next.start_ca();
-        let mut again = next.node("n1");
-        let home = next.path("node-n1");
-        fs::remove_dir_all(&home).unwrap();
-        Disk::after(before).cut(unsynced, &home).unwrap();
-        fs::create_dir_all(home.join("run")).unwrap();
         println!("{when}");
+        let (mut next, mut again) = after_cut(&site, of_ca.iter().take_while(|event| event.at < at), before, unsynced);
         again.join(&invitation);
         let shown = next.ca(&["node", "show", "n1", "--output", "json"]).success().json();
         assert_eq!(shown["state"], "live", "{when}: {shown}");
@@ -194,15 +209,7 @@ async fn f02_a_power_cut_takes_the_last_moment_of_a_mint_log_and_no_more() {
     let (trace_of_ca, trace_of_agent) = (site.path("trace-of-ca"), site.path("trace-of-agent"));
     site.start_ca_by(|run| traced(&run, &trace_of_ca));
     site.add_service("export", &["--on", "n1", "--edge-scope", "export.run"]);
-    let mut node = site.node("n1");
-    let invitation = site.invite("n1");
-    let file = node.path("invitation");
-    fs::write(&file, &invitation).unwrap();
-    let mut run = node.agent_run();
-    run.arg("--join-file").arg(&file);
-    let agent = Process::start("bonafide-agent under strace", &mut traced(&run, &trace_of_agent)).unwrap();
-    agent.ready("node", SOON).unwrap_or_else(|error| panic!("{error}"));
-    node.agent = Some(agent);
+    let (mut node, invitation) = join_traced(&site, &trace_of_agent);
     let edge = Edge::at(&node).await;
     let mut left = vec![(edge.mint_soon().await, now())];
     // For longer than a record may be on its way, and than the CA lets some of them gather.
@@ -231,16 +238,7 @@ async fn f02_a_power_cut_takes_the_last_moment_of_a_mint_log_and_no_more() {
         let unsynced = if index % 4 == 0 { Unsynced::Kept } else { Unsynced::Lost };
         let when = format!("cut at {at}, {unsynced:?}");
         println!("{when}");
-        let mut next = Site::new();
-        next.listen.clone_from(&site.listen);
-        let until = of_ca.iter().take_while(|event| event.at < at);
-        Disk::after(until).cut(Unsynced::Kept, &site_root(&next)).unwrap();
-        next.start_ca();
-        let mut again = next.node("n1");
-        let home = next.path("node-n1");
-        fs::remove_dir_all(&home).unwrap();
-        Disk::after(before).cut(unsynced, &home).unwrap();
-        fs::create_dir_all(home.join("run")).unwrap();
+        let (mut next, mut again) = after_cut(&site, of_ca.iter().take_while(|event| event.at < at), before, unsynced);
         again.join(&invitation);
         let goes_on = Edge::at(&again).await.mint_soon().await;
         let txn = |token: &str| claims(token)["txn"].as_str().unwrap().to_owned();
