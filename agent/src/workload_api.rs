@@ -56,7 +56,11 @@ use self::{
 use crate::{
     attest::{self, Attestor, Binding, ExecutableLimits, HostNames, NameLimits, NameService},
     generated::{
-        local, local::local_server::LocalServer, tokens as tokens_wire, tokens::tokens_server::TokensServer, workload,
+        local,
+        local::local_server::LocalServer,
+        tokens as tokens_wire,
+        tokens::tokens_server::{SERVICE_NAME as TOKENS, TokensServer},
+        workload,
         workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
     },
     health::{Health, Part, State},
@@ -337,7 +341,8 @@ impl Service<Request<Incoming>> for Services {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        if request.uri().path().strip_prefix('/').is_some_and(|path| path.starts_with(TOKENS)) {
+        let rest = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(TOKENS));
+        if rest.is_some_and(|rest| rest.starts_with('/')) {
             return self.tokens.call(request);
         }
         let answering = self.others.call(request);
@@ -345,8 +350,6 @@ impl Service<Request<Incoming>> for Services {
     }
 }
 
-/// What the paths of the tokens' service begin with.
-const TOKENS: &str = "bonafide.tokens.v1.Tokens/";
 /// The largest message with token keys: as much as the CA sends a node.
 const TOKEN_KEYS_BYTES: usize = 16 * 1024 * 1024;
 /// Streams that may be told at the same moment.

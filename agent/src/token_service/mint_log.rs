@@ -1,8 +1,8 @@
 //! The log of what this agent has minted: no token leaves without its record, and the CA collects every one of them.
 //!
 //! A record is written to the file before its token leaves, so that no end of this process loses it, by whatever signal. It is durable a moment
-//! later: a thread of its own syncs what many calls have written. A power cut in that moment loses the last records, of at most
-//! [`MintLogLimits::behind`]; where the disk takes longer than that, calls wait for it. Only what is durable goes to the CA, so that
+//! later: a thread of its own syncs what many calls have written. A power cut loses the records since the last sync, which are those of
+//! [`MintLogLimits::behind`] at the most: where the disk takes longer than that, calls wait for it. Only what is durable goes to the CA, so that
 //! it never has more than the file.
 //!
 //! Records form a chain ([`bonafide_ca_api::MintChain`]), each with its hash behind it; what a kill or a power cut left half-written at the
@@ -152,7 +152,7 @@ impl MintLog {
         Self(shared)
     }
 
-    /// Writes a record, with its place. It survives this process from here on, and a power cut [`MintLogLimits::behind`] later.
+    /// Writes a record, with its place. It survives this process from here on, and a power cut after the next sync, which is under way.
     ///
     /// # Errors
     /// When it is not written: then what it tells of must not leave.
